@@ -1,0 +1,1 @@
+//! Microsoft Entra tokens for pods and VMs.

@@ -1,0 +1,1 @@
+//! Plays the kubelet's part towards a CSI node driver.
