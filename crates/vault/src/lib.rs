@@ -1,1 +1,32 @@
 //! Azure Key Vault: what to fetch, how to ask, what bytes come out.
+//!
+//! * [`parse_objects`] reads the `objects` parameter of a `SecretProviderClass` into [`ObjectRequest`]s; every mistake
+//!   is a [`Fault`] with its field. [`VaultName`] and [`VaultEndpoint`] say where to ask.
+//! * [`Client::fetch`] asks the vault as a [`Credential`], in parallel and inside a deadline, and returns [`Contents`]:
+//!   the files with their modes, and the versions they came from. A [`FetchError`] says what failed, for whom, and what
+//!   cures it.
+//! * What the bytes look like is decided by [`Rendering`] and by pure conversions inside.
+//!
+//! The crate knows nothing of CSI or Kubernetes.
+
+mod cache;
+mod client;
+mod convert;
+mod endpoint;
+mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod name;
+mod objects;
+
+pub use client::{
+    Client, ClientOptions, Contents, Credential, Failure, FailureKind, FetchError, FetchRequest, File, Lease,
+    ObjectVersion,
+};
+pub use convert::Rendering;
+pub use endpoint::{ResourceMismatch, VaultEndpoint};
+pub use fault::{Fault, Faults};
+pub use name::VaultName;
+pub use objects::{
+    FileMode, ObjectKind, ObjectRequest, SecretEncoding, SecretFormat, Versions, parse_objects,
+};

@@ -1,0 +1,248 @@
+//! One GET, with everything that can come between: tokens, challenges, throttling, outages, redirects.
+
+use std::time::{Duration, SystemTime};
+
+use azure_core::credentials::TokenCredential;
+use reqwest::{Response, StatusCode, header};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::{
+    api::ServiceError,
+    auth::{Challenge, Credential},
+    error::Cause,
+    limits::Vault,
+    retry,
+};
+use crate::VaultEndpoint;
+
+/// One attempt that takes longer is given up and tried again.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(30);
+const MOST_REDIRECTS: usize = 3;
+/// Enough of an error's body to find its code in.
+const LARGEST_ERROR: usize = 64 << 10;
+
+/// Who asks which vault, until when.
+pub(super) struct Exchange<'a> {
+    pub(super) http: &'a reqwest::Client,
+    pub(super) vault: &'a Vault,
+    pub(super) endpoint: &'a VaultEndpoint,
+    pub(super) credential: &'a dyn Credential,
+    pub(super) deadline: Instant,
+    pub(super) largest_body: usize,
+}
+
+/// What one attempt came to.
+enum Attempt {
+    Done(Zeroizing<Vec<u8>>),
+    /// Ask for a token for this scope and try again.
+    OtherScope(String),
+    /// The token was refused; another may not be.
+    OtherToken(Cause),
+    /// Try again after a wait, which the vault may have named.
+    Again {
+        cause: Cause,
+        asked_for: Option<Duration>,
+        throttled: bool,
+        most: u32,
+    },
+}
+
+impl Exchange<'_> {
+    /// The body of a 200.
+    ///
+    /// # Errors
+    /// The last cause when nothing more can be tried before the deadline.
+    pub(super) async fn get(&self, url: &Url) -> Result<Zeroizing<Vec<u8>>, Cause> {
+        // The scope a vault named is right; before it has named one, its own domain's is only likely.
+        let remembered = self.vault.scope();
+        let mut scope = remembered.clone().unwrap_or_else(|| Challenge::scope(self.endpoint.resource()));
+        let told = remembered.is_some();
+        let mut rescoped = 0;
+        let mut retries = 0;
+        let mut no_token = None;
+        let mut refused = false;
+        loop {
+            let token = match self.token(&scope).await {
+                Ok(token) => Some(token),
+                // Entra may not know that resource: let the vault say what it wants.
+                Err(cause) if !told && rescoped == 0 => {
+                    no_token = Some(cause);
+                    None
+                }
+                Err(cause) => return Err(cause),
+            };
+            let turn = self.vault.turn(self.deadline).await?;
+            let attempt = self.attempt(url, &scope, token.as_deref().map(String::as_str)).await;
+            drop(turn);
+            let attempt = match attempt {
+                // What stopped the token is what went wrong.
+                Err(cause) if token.is_none() => return Err(no_token.unwrap_or(cause)),
+                outcome => outcome?,
+            };
+            match attempt {
+                Attempt::Done(body) => return Ok(body),
+                Attempt::OtherScope(_) if rescoped == 2 => return Err(Cause::UnsteadyChallenge),
+                Attempt::OtherScope(wanted) => {
+                    self.vault.remember_scope(&wanted);
+                    scope = wanted;
+                    rescoped += 1;
+                }
+                Attempt::OtherToken(cause) => {
+                    let Some(token) = &token else { return Err(no_token.unwrap_or(cause)) };
+                    self.credential.refused(token);
+                    if std::mem::replace(&mut refused, true) {
+                        return Err(cause);
+                    }
+                }
+                Attempt::Again { cause, asked_for, throttled, most } => {
+                    if retries >= most {
+                        return Err(cause);
+                    }
+                    let at = Instant::now() + asked_for.unwrap_or_else(|| retry::backoff(retries));
+                    if throttled || asked_for.is_some() {
+                        // Everyone waits, not only this request.
+                        self.vault.pause_until(at, &cause);
+                    }
+                    if at >= self.deadline {
+                        return Err(cause);
+                    }
+                    retries += 1;
+                    tracing::debug!(vault = %self.endpoint, retries, %cause, "asking again");
+                    sleep_until(at).await;
+                }
+            }
+        }
+    }
+
+    async fn token(&self, scope: &str) -> Result<Zeroizing<String>, Cause> {
+        let scopes = [scope];
+        let token = TokenCredential::get_token(self.credential, &scopes, None);
+        match timeout_at(self.deadline, token).await {
+            Ok(Ok(token)) => Ok(Zeroizing::new(token.token.secret().to_owned())),
+            Ok(Err(error)) => Err(Cause::credential(&error)),
+            Err(_) => Err(Cause::TooLate { waiting_for: "a token" }),
+        }
+    }
+
+    async fn attempt(&self, url: &Url, scope: &str, token: Option<&str>) -> Result<Attempt, Cause> {
+        let until = self.deadline.min(Instant::now() + LONGEST_ATTEMPT);
+        let work = async {
+            let response = match self.send(url, token).await {
+                Ok(response) => response,
+                Err(cause) => return Err(cause),
+            };
+            self.understand(response, scope, token).await
+        };
+        match timeout_at(until, work).await {
+            Ok(Err(cause)) if cause.is_worth_reconnecting() => {
+                Ok(Attempt::Again { cause, asked_for: None, throttled: false, most: retry::MOST_RECONNECTS })
+            }
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let cause = Cause::TooLate { waiting_for: "an answer" };
+                Ok(Attempt::Again { cause, asked_for: None, throttled: false, most: retry::MOST_RECONNECTS })
+            }
+        }
+    }
+
+    /// Sends, and follows redirects as long as they stay at this vault.
+    async fn send(&self, url: &Url, token: Option<&str>) -> Result<Response, Cause> {
+        let mut url = url.clone();
+        for _ in 0..=MOST_REDIRECTS {
+            let mut request = self.http.get(url.clone()).header(header::ACCEPT, "application/json");
+            if let Some(token) = token {
+                let mut bearer =
+                    header::HeaderValue::from_maybe_shared(format!("Bearer {token}")).map_err(|_| {
+                        Cause::Credential { text: "the token is not one".to_owned(), transient: false }
+                    })?;
+                bearer.set_sensitive(true);
+                request = request.header(header::AUTHORIZATION, bearer);
+            }
+            let response = request.send().await.map_err(Cause::network)?;
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
+            }
+            let target = response
+                .headers()
+                .get(header::LOCATION)
+                .and_then(|location| location.to_str().ok())
+                .and_then(|location| url.join(location).ok())
+                .filter(|target| target.origin() == self.endpoint.url().origin())
+                .ok_or(Cause::Elsewhere { what: "a redirect" })?;
+            url = target;
+        }
+        Err(Cause::Elsewhere { what: "one redirect after another" })
+    }
+
+    async fn understand(
+        &self,
+        response: Response,
+        scope: &str,
+        token: Option<&str>,
+    ) -> Result<Attempt, Cause> {
+        let status = response.status();
+        if status == StatusCode::OK {
+            return self.body(response).await.map(Attempt::Done);
+        }
+        let headers = response.headers().clone();
+        let error = ServiceError::of(&excerpt(response).await);
+        let asked_for = retry::asked_for(&headers, SystemTime::now());
+        match status.as_u16() {
+            401 => {
+                let challenge = Challenge::of(&headers);
+                if let Some(resource) = challenge.as_ref().and_then(|challenge| challenge.resource.as_deref())
+                {
+                    self.endpoint.accepts_resource(resource).map_err(Cause::Mismatch)?;
+                    let wanted = Challenge::scope(resource);
+                    if wanted != scope {
+                        return Ok(Attempt::OtherScope(wanted));
+                    }
+                } else if token.is_none() {
+                    return Err(Cause::Refused { error, claims: false });
+                }
+                let claims = challenge.is_some_and(|challenge| challenge.claims);
+                Ok(Attempt::OtherToken(Cause::Refused { error, claims }))
+            }
+            408 | 429 | 500 | 502 | 503 | 504 => Ok(Attempt::Again {
+                cause: Cause::Status { status: status.as_u16(), error },
+                asked_for,
+                throttled: status == StatusCode::TOO_MANY_REQUESTS,
+                most: retry::MOST_RETRIES,
+            }),
+            status => Err(Cause::Status { status, error }),
+        }
+    }
+
+    async fn body(&self, mut response: Response) -> Result<Zeroizing<Vec<u8>>, Cause> {
+        let announced =
+            response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+        let mut body = Zeroizing::new(Vec::with_capacity(announced.clamp(4 << 10, self.largest_body)));
+        while let Some(chunk) = response.chunk().await.map_err(Cause::network)? {
+            if body.len() + chunk.len() > self.largest_body {
+                return Err(Cause::TooLarge { limit: self.largest_body });
+            }
+            if body.capacity() - body.len() < chunk.len() {
+                // Grown by hand, so that what is left behind is wiped.
+                let mut larger = Zeroizing::new(Vec::with_capacity(2 * (body.len() + chunk.len())));
+                larger.extend_from_slice(&body);
+                body = larger;
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// The front of an error's body; what cannot be read is not worth another error.
+async fn excerpt(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk[..chunk.len().min(LARGEST_ERROR - body.len())]);
+        if body.len() == LARGEST_ERROR {
+            break;
+        }
+    }
+    body
+}

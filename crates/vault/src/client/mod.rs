@@ -1,0 +1,391 @@
+//! Asking a vault: one pooled HTTP client, all objects of a volume at once, inside one deadline.
+
+mod api;
+mod auth;
+mod contents;
+mod error;
+mod exchange;
+mod limits;
+mod retry;
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, try_join_all},
+    stream::FuturesUnordered,
+};
+use tokio::time::Instant;
+use url::Url;
+
+pub use auth::Credential;
+pub use contents::{Contents, File, Lease, ObjectVersion};
+pub use error::{Failure, FailureKind, FetchError};
+
+use crate::{
+    ObjectKind, ObjectRequest, Rendering, VaultEndpoint, Versions,
+    cache::{Cache, Failing, Key, Served, Wanted},
+    convert,
+    objects::cleaned,
+};
+use api::Answer;
+use error::Cause;
+use exchange::Exchange;
+use limits::Vaults;
+
+/// Limits of a [`Client`].
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Requests under way to one vault at once.
+    pub concurrency_per_vault: usize,
+    /// The largest body accepted from a vault, in bytes. Secrets are at most 25 KB.
+    pub largest_body: usize,
+    /// How old a value may be that this identity fetched and a volume still uses, to stand in when the vault is down or
+    /// throttling; zero for never. A 401, 403 or 404 is an answer and ends it at once.
+    pub stale_if_error: Duration,
+}
+
+impl Default for ClientOptions {
+    /// 32 requests at once, 4 MiB, nothing stale.
+    fn default() -> Self {
+        Self { concurrency_per_vault: 32, largest_body: 4 << 20, stale_if_error: Duration::ZERO }
+    }
+}
+
+/// What one volume wants.
+#[derive(Clone, Debug)]
+pub struct FetchRequest<'a> {
+    /// The vault.
+    pub endpoint: &'a VaultEndpoint,
+    /// As whom.
+    pub credential: Arc<dyn Credential>,
+    /// The objects, in the order of their files.
+    pub objects: &'a [ObjectRequest],
+    /// How certificates are written.
+    pub rendering: Rendering,
+    /// When the answer must be there; nothing is retried that would end later.
+    pub deadline: Instant,
+    /// How old a value may be that this identity fetched before; zero to ask the vault for each.
+    pub max_age: Duration,
+}
+
+/// Fetches objects. Cheap to clone; clones share connections, limits and cache.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    cache: Arc<Cache<Answer, Cause>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    http: reqwest::Client,
+    options: ClientOptions,
+    vaults: Vaults,
+}
+
+impl Failing for Cause {
+    fn is_transient(&self) -> bool {
+        self.kind().is_transient()
+    }
+
+    fn is_definite_refusal(&self) -> bool {
+        self.kind().is_definite_refusal()
+    }
+
+    fn too_late() -> Self {
+        Self::TooLate { waiting_for: "an answer" }
+    }
+}
+
+/// The files of one object, and what keeps them.
+#[derive(Default)]
+struct Fetched {
+    files: Vec<File>,
+    versions: Vec<ObjectVersion>,
+    held: Vec<Arc<dyn Any + Send + Sync>>,
+    stale: Option<Duration>,
+}
+
+/// A cause, and whether it struck the list of versions.
+struct Trouble {
+    cause: Cause,
+    listing: bool,
+}
+
+impl From<Cause> for Trouble {
+    fn from(cause: Cause) -> Self {
+        Self { cause, listing: false }
+    }
+}
+
+impl Client {
+    /// A client on `http`, whose connections, proxies and trusted CAs it uses.
+    ///
+    /// Build `http` with `redirect::Policy::none()`: redirects are followed here, and only to the vault they came from.
+    pub fn new(http: reqwest::Client, options: ClientOptions) -> Self {
+        let vaults = Vaults::new(options.concurrency_per_vault);
+        Self { shared: Arc::new(Shared { http, options, vaults }), cache: Cache::new() }
+    }
+
+    /// Fetches all objects of one volume.
+    ///
+    /// # Errors
+    /// When any object cannot be had: every failure known by then, each with its cure. The first definite one cancels
+    /// the requests still under way.
+    pub async fn fetch(&self, request: FetchRequest<'_>) -> Result<Contents, FetchError> {
+        let mut under_way: FuturesUnordered<_> = request
+            .objects
+            .iter()
+            .enumerate()
+            .map(|(index, object)| self.object(&request, object).map(move |outcome| (index, outcome)))
+            .collect();
+        let mut fetched: Vec<Option<Fetched>> = request.objects.iter().map(|_| None).collect();
+        let mut failures = Vec::new();
+        let mut definite = false;
+        loop {
+            // After a definite failure only what is there already is looked at.
+            let next =
+                if definite { under_way.next().now_or_never().flatten() } else { under_way.next().await };
+            match next {
+                Some((index, Ok(files))) => fetched[index] = Some(files),
+                Some((index, Err(trouble))) => {
+                    let Trouble { cause, listing } = trouble;
+                    definite |= !cause.kind().is_transient();
+                    let identity = request.credential.describe();
+                    failures.push((
+                        index,
+                        cause.explain(&request.objects[index], listing, request.endpoint, &identity),
+                    ));
+                }
+                None => break,
+            }
+        }
+        drop(under_way);
+        if !failures.is_empty() {
+            failures.sort_by_key(|(index, _)| *index);
+            return Err(FetchError::new(failures.into_iter().map(|(_, failure)| failure).collect()));
+        }
+        let mut contents =
+            Contents { files: Vec::new(), versions: Vec::new(), lease: Lease::default(), stale: None };
+        for object in fetched.into_iter().flatten() {
+            contents.files.extend(object.files);
+            contents.versions.extend(object.versions);
+            contents.lease.held.extend(object.held);
+            contents.stale = contents.stale.max(object.stale);
+        }
+        Ok(contents)
+    }
+
+    async fn object(&self, request: &FetchRequest<'_>, object: &ObjectRequest) -> Result<Fetched, Trouble> {
+        let (start, most) = match &object.versions {
+            Versions::Latest => return Ok(self.version(request, object, "", None).await?),
+            Versions::Pinned(version) => return Ok(self.version(request, object, version, None).await?),
+            Versions::History { start, most } => (start, usize::try_from(*most).unwrap_or(usize::MAX)),
+        };
+        let list = self
+            .answer(request, object, Wish::Versions)
+            .await
+            .map_err(|cause| Trouble { cause, listing: true })?;
+        let Answer::Versions(names) = &list.held.value else { return Ok(Fetched::default()) };
+        let names =
+            names.iter().skip_while(|name| start.as_ref().is_some_and(|start| start != *name)).take(most);
+        let each = names.enumerate().map(|(index, name)| self.version(request, object, name, Some(index)));
+        let mut fetched = Fetched { stale: list.stale, ..Fetched::default() };
+        for version in try_join_all(each).await? {
+            fetched.files.extend(version.files);
+            fetched.versions.extend(version.versions);
+            fetched.held.extend(version.held);
+            fetched.stale = fetched.stale.max(version.stale);
+        }
+        fetched.held.push(list.held);
+        Ok(fetched)
+    }
+
+    /// The files of one version of an object; `index` is its place in a history.
+    async fn version(
+        &self,
+        request: &FetchRequest<'_>,
+        object: &ObjectRequest,
+        version: &str,
+        index: Option<usize>,
+    ) -> Result<Fetched, Cause> {
+        let Served { held, stale } = self.answer(request, object, Wish::Version(version)).await?;
+        let (kind, rendering) = (object.kind, request.rendering);
+        let (version, parts) = if takes_long(&held.value) {
+            let held = Arc::clone(&held);
+            tokio::task::spawn_blocking(move || render(kind, rendering, &held.value))
+                .await
+                .map_err(|_| Cause::Unusable("converting it was interrupted".to_owned()))??
+        } else {
+            render(kind, rendering, &held.value)?
+        };
+        let (base, id) = match index {
+            None => (object.path.clone(), format!("{}/{}", kind.as_str(), object.name)),
+            Some(index) => (
+                cleaned(&format!("{}/{index}", object.path)),
+                format!("{}/{}/{index}", kind.as_str(), object.name),
+            ),
+        };
+        let mode = object.mode.map(crate::FileMode::bits);
+        let versions = vec![ObjectVersion { id, version }; parts.len()];
+        let files = parts
+            .into_iter()
+            .map(|part| File { path: format!("{base}{}", part.suffix), mode, contents: part.bytes })
+            .collect();
+        Ok(Fetched { files, versions, held: vec![held], stale })
+    }
+
+    /// The vault's answer, shared with whoever wants the same as the same identity.
+    async fn answer(
+        &self,
+        request: &FetchRequest<'_>,
+        object: &ObjectRequest,
+        wish: Wish<'_>,
+    ) -> Result<Served<Answer, Cause>, Cause> {
+        let kind = object.kind;
+        let base = request.endpoint.url();
+        let url = match wish {
+            Wish::Version(version) => api::object_url(base, kind, &object.name, version),
+            Wish::Versions => api::versions_url(base, kind, &object.name),
+        };
+        let url = url.ok_or_else(|| Cause::Unusable("its name makes no address".to_owned()))?;
+        let authority = base.origin().ascii_serialization();
+        let key = request.credential.key().map(|identity| Key {
+            identity: identity.to_owned(),
+            vault: authority.clone(),
+            object: url.path().to_owned(),
+        });
+        let wanted = Wanted {
+            max_age: request.max_age,
+            stale_if_error: self.shared.options.stale_if_error,
+            deadline: request.deadline,
+        };
+        let listing = matches!(wish, Wish::Versions);
+        let ask = || -> BoxFuture<'static, Result<Answer, Cause>> {
+            let shared = Arc::clone(&self.shared);
+            let (endpoint, credential) = (request.endpoint.clone(), Arc::clone(&request.credential));
+            let (url, authority, deadline) = (url.clone(), authority.clone(), request.deadline);
+            async move {
+                let vault = shared.vaults.of(&authority);
+                let exchange = Exchange {
+                    http: &shared.http,
+                    vault: &vault,
+                    endpoint: &endpoint,
+                    credential: &*credential,
+                    deadline,
+                    largest_body: shared.options.largest_body,
+                };
+                if listing { versions(&exchange, kind, url).await } else { one(&exchange, kind, &url).await }
+            }
+            .boxed()
+        };
+        self.cache.get(key, wanted, ask).await
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Wish<'a> {
+    Version(&'a str),
+    Versions,
+}
+
+/// Asks for one version of an object.
+async fn one(exchange: &Exchange<'_>, kind: ObjectKind, url: &Url) -> Result<Answer, Cause> {
+    let body = exchange.get(url).await?;
+    let parsed = match kind {
+        ObjectKind::Secret { .. } => serde_json::from_slice(&body).map(Answer::Secret),
+        ObjectKind::Key => serde_json::from_slice(&body).map(Answer::Key),
+        ObjectKind::Certificate => serde_json::from_slice(&body).map(Answer::Certificate),
+    };
+    parsed.map_err(|error| not_json(&error))
+}
+
+/// A parser's complaint quotes what it found, which may be a secret: only its place is told.
+fn not_json(error: &serde_json::Error) -> Cause {
+    Cause::Unusable(format!(
+        "the answer is not what Key Vault's API promises (line {}, column {})",
+        error.line(),
+        error.column()
+    ))
+}
+
+/// Asks for all versions of an object, page by page.
+async fn versions(exchange: &Exchange<'_>, kind: ObjectKind, first: Url) -> Result<Answer, Cause> {
+    /// Twenty-five versions a page: more than any object has.
+    const MOST_PAGES: usize = 400;
+    let mut found = Vec::new();
+    let mut url = first;
+    for _ in 0..MOST_PAGES {
+        let body = exchange.get(&url).await?;
+        let page: api::Page = serde_json::from_slice(&body).map_err(|error| not_json(&error))?;
+        found.extend(page.versions(kind));
+        let next = match page.next_link.as_deref().unwrap_or_default() {
+            "" => return Ok(Answer::Versions(api::newest_first(found))),
+            next => url.join(next).ok().filter(|next| next.origin() == exchange.endpoint.url().origin()),
+        };
+        url = next.ok_or(Cause::Elsewhere { what: "the next page of its versions" })?;
+    }
+    Err(Cause::Unusable("the list of its versions does not end".to_owned()))
+}
+
+/// Whether converting an answer derives keys, which takes too long to do between other work.
+fn takes_long(answer: &Answer) -> bool {
+    matches!(answer, Answer::Secret(secret) if secret.content_type.as_deref() == Some("application/x-pkcs12"))
+}
+
+/// The version an answer is of, and the files made of it.
+fn render(
+    kind: ObjectKind,
+    rendering: Rendering,
+    answer: &Answer,
+) -> Result<(String, Vec<convert::Part>), Cause> {
+    let nil = |what: &str| Cause::Unusable(format!("{what} is nil"));
+    let unusable = |error: convert::ConvertError| Cause::Unusable(error.to_string());
+    let single = |bytes| vec![convert::Part { suffix: "", bytes }];
+    match (kind, answer) {
+        (ObjectKind::Secret { format, encoding }, Answer::Secret(secret)) => {
+            let value = secret.value.as_ref().ok_or_else(|| nil("secret value"))?;
+            let id = secret.id.as_deref().ok_or_else(|| nil("secret id"))?;
+            let source = convert::SecretValue {
+                value,
+                kid: secret.kid.as_deref(),
+                content_type: secret.content_type.as_deref(),
+            };
+            let parts = convert::secret(&source, format, encoding, rendering).map_err(unusable)?;
+            Ok((api::version_of(id), parts))
+        }
+        (ObjectKind::Key, Answer::Key(key)) => {
+            let key = key.key.as_ref().ok_or_else(|| nil("key value"))?;
+            let id = key.kid.as_deref().ok_or_else(|| nil("key id"))?;
+            Ok((api::version_of(id), single(convert::public_key(key).map_err(unusable)?)))
+        }
+        (ObjectKind::Certificate, Answer::Certificate(certificate)) => {
+            let cer = certificate.cer.as_deref().ok_or_else(|| nil("certificate value"))?;
+            let id = certificate.id.as_deref().ok_or_else(|| nil("certificate id"))?;
+            Ok((api::version_of(id), single(convert::certificate(cer).map_err(unusable)?)))
+        }
+        _ => Err(Cause::Unusable("the answer is of another kind".to_owned())),
+    }
+}
+
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    //! What the fuzz targets reach of this module.
+
+    use super::{ObjectKind, api, auth::Challenge};
+
+    pub(crate) fn bodies(bytes: &[u8]) {
+        let _ = api::ServiceError::of(bytes);
+        if let Ok(page) = serde_json::from_slice::<api::Page>(bytes) {
+            let _ = api::newest_first(page.versions(ObjectKind::Key).collect());
+        }
+        if let Ok(header) = reqwest::header::HeaderValue::from_bytes(bytes) {
+            let mut headers = reqwest::header::HeaderMap::new();
+            headers.insert(reqwest::header::WWW_AUTHENTICATE, header);
+            let _ = Challenge::of(&headers);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
