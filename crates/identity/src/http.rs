@@ -1,0 +1,78 @@
+//! One exchange over HTTP, with the limits every exchange has.
+
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use zeroize::Zeroizing;
+
+use crate::error::chain;
+
+/// Token answers are a few kilobytes; more is not read.
+const LARGEST_ANSWER: usize = 256 * 1024;
+
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Zeroizing<Vec<u8>>,
+}
+
+impl Answer {
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// `Retry-After` in seconds or as a date (RFC 9110 §10.2.3).
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let text = self.headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+        if let Ok(seconds) = text.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let date = httpdate::parse_http_date(text).ok()?;
+        Some(date.duration_since(std::time::SystemTime::now()).unwrap_or(Duration::ZERO))
+    }
+}
+
+/// Sends a request and reads the whole answer. The error is a text without secrets: addresses are cut off
+/// at their query.
+pub(crate) async fn send(client: &reqwest::Client, request: reqwest::Request) -> Result<Answer, String> {
+    let told = |error: reqwest::Error| chain(&error.without_url());
+    let mut response = client.execute(request).await.map_err(told)?;
+    let status = response.status().as_u16();
+    let headers = response.headers().clone();
+    // Room for a usual answer, so that growing leaves no copies behind.
+    let mut body = Zeroizing::new(Vec::with_capacity(16 * 1024));
+    while let Some(chunk) = response.chunk().await.map_err(told)? {
+        if body.len() + chunk.len() > LARGEST_ANSWER {
+            return Err(format!("the answer is longer than {LARGEST_ANSWER} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer { status, headers, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    fn wish(value: &[u8]) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_bytes(value).unwrap());
+        Answer { status: 429, headers, body: Zeroizing::default() }.retry_after()
+    }
+
+    #[test]
+    fn a_wish_comes_in_seconds_or_as_a_date() {
+        assert_eq!(wish(b" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(wish(b"Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_hours(1));
+        assert!(wish(later.as_bytes()).unwrap() > Duration::from_mins(59));
+        for garbage in [&b"soon"[..], b"-1", b"1.5", b"", b"\xff", b"99999999999999999999"] {
+            assert_eq!(wish(garbage), None);
+        }
+    }
+}
