@@ -1,0 +1,11 @@
+//! Volumes on real mounts. What is checked is what a pod, another driver or `/proc/self/mountinfo` sees, not what this
+//! module says of itself.
+
+pub(super) mod bed;
+mod broken;
+mod crash;
+mod environments;
+mod files;
+mod removal;
+mod swaps;
+mod switching;

@@ -1,0 +1,300 @@
+//! Writing files into a volume so that readers see all of the old ones or all of the new ones.
+//!
+//! The order of steps is the whole point; after each the process may die and the next call has to come to a good end:
+//!
+//! 1. Remove what a crash has left: `..data_tmp`, and generations that `..data` does not point to.
+//! 2. Compare what is on disk with what should be, contents, modes, owners and names. If all is equal, go to 5.
+//! 3. Write a new generation completely.
+//! 4. Make `..data_tmp` point to it and rename that over `..data`. This is the switch; nothing else is visible of it.
+//! 5. Create missing top-level links and remove those whose name is gone. After the switch, so that a name is never
+//!    listed before it can be opened, and what was there before goes from old to new in the switch itself.
+//!
+//! The former generation is not removed with the switch but by the next call, in step 1: a reader that has opened
+//! `..data` as a directory just before may read all its files in peace, where removing them at once would leave it with
+//! half a set.
+
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{Gid, Uid, fchown};
+use rustix::{
+    fs::{self, FileType, Mode, RenameFlags},
+    io::Errno,
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Change, Group,
+    directory::Directory,
+    error::{Step, StepError},
+    fault::point,
+    layout::{self, DATA, DATA_TMP},
+    payload::{Payload, PayloadFile},
+    tmpfs,
+};
+
+/// The mode of directories in a generation, whatever the umask.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// Who owns what is in a volume, and what that adds to modes.
+#[derive(Debug, Clone, Copy)]
+struct Ownership {
+    gid: u32,
+    on_files: u32,
+    on_directories: u32,
+}
+
+impl Ownership {
+    fn of(group: Option<Group>) -> Self {
+        match group {
+            None => Self { gid: 0, on_files: 0, on_directories: 0 },
+            // What the kubelet does for read-only volumes with an fsGroup (`SetVolumeOwnership`).
+            Some(Group(gid)) => Self { gid, on_files: 0o440, on_directories: 0o2550 },
+        }
+    }
+
+    fn file_mode(self, file: &PayloadFile) -> u32 {
+        file.mode().bits() | self.on_files
+    }
+
+    fn directory_mode(self) -> u32 {
+        DIRECTORY_MODE | self.on_directories
+    }
+
+    fn root_mode(self) -> u32 {
+        tmpfs::ROOT_MODE | self.on_directories
+    }
+
+    fn holds(self, stat: &fs::Stat, mode: u32) -> bool {
+        stat.st_uid == 0 && stat.st_gid == self.gid && stat.st_mode & 0o7777 == mode
+    }
+
+    /// Sets owner and mode, if they are not so already.
+    fn impose(self, file: impl AsFd, mode: u32) -> io::Result<()> {
+        let stat = fs::fstat(&file)?;
+        if stat.st_uid != 0 || stat.st_gid != self.gid {
+            fchown(&file, Some(Uid::from_raw(0)), Some(Gid::from_raw(self.gid)))?;
+        }
+        // After the owner: changing that clears setuid and setgid.
+        if !self.holds(&fs::fstat(&file)?, mode) {
+            fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the volume with this root contain exactly the payload.
+pub(super) fn write(root: &Directory, payload: &Payload, group: Option<Group>) -> Result<Change, StepError> {
+    let ownership = Ownership::of(group);
+    remove_leftovers(root)?;
+    point("write: root mode");
+    ownership.impose(root, ownership.root_mode()).step("set owner and mode of the volume")?;
+
+    // A generation that can not be read is not the right one.
+    let is_current = layout::current(root)
+        .step("open the current files")?
+        .is_some_and(|generation| matches(&generation, payload, ownership).unwrap_or(false));
+    if !is_current {
+        let generation = write_generation(root, payload, ownership)?;
+        switch(root, &generation).inspect_err(|_| abandon(root))?;
+    }
+    let relinked = link_names(root, payload)?;
+    Ok(if is_current && !relinked { Change::Unchanged } else { Change::Switched })
+}
+
+/// Removes generations other than the current one, and `..data_tmp`.
+pub(super) fn remove_leftovers(root: &Directory) -> Result<(), StepError> {
+    let current = layout::current_name(root).step("read ..data")?;
+    for (name, kind) in root.entries().step("list the volume")? {
+        if name == DATA_TMP || (layout::is_generation(&name) && Some(&name) != current.as_ref()) {
+            root.remove(&name, kind)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a generation is exactly the payload: names, contents, modes and owners.
+fn matches(generation: &Directory, payload: &Payload, ownership: Ownership) -> io::Result<bool> {
+    let directories = payload.directories();
+    let mut found = 0;
+    let mut buffer = Zeroizing::new(vec![0; 16 << 10]);
+    let mut pending = vec![PathBuf::new()];
+    while let Some(path) = pending.pop() {
+        let opened;
+        let directory = if path.as_os_str().is_empty() {
+            generation
+        } else {
+            opened = generation.open(&path)?;
+            &opened
+        };
+        if !ownership.holds(&fs::fstat(directory)?, ownership.directory_mode()) {
+            return Ok(false);
+        }
+        for (name, kind) in directory.entries()? {
+            let path = path.join(name);
+            let Some(text) = path.to_str() else { return Ok(false) };
+            match kind {
+                FileType::Directory if directories.contains(text) => pending.push(path),
+                FileType::RegularFile => {
+                    let Some(wanted) = payload.file(text) else { return Ok(false) };
+                    if !file_matches(generation, wanted, ownership, &mut buffer)? {
+                        return Ok(false);
+                    }
+                    found += 1;
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+    // Every file found is wanted and every path is found once, so equal numbers mean equal sets.
+    Ok(found == payload.files().len())
+}
+
+fn file_matches(
+    generation: &Directory,
+    wanted: &PayloadFile,
+    ownership: Ownership,
+    buffer: &mut [u8],
+) -> io::Result<bool> {
+    let mut file = generation.open_file(wanted.path().as_path())?;
+    let stat = fs::fstat(&file)?;
+    if !ownership.holds(&stat, ownership.file_mode(wanted)) {
+        return Ok(false);
+    }
+    let mut rest = wanted.contents();
+    if usize::try_from(stat.st_size) != Ok(rest.len()) {
+        return Ok(false);
+    }
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok(rest.is_empty()),
+            Ok(n) => match rest.split_at_checked(n) {
+                Some((expected, after)) if *expected == buffer[..n] => rest = after,
+                _ => return Ok(false),
+            },
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Writes all files into a new directory, and removes it again if one can not be written.
+fn write_generation(
+    root: &Directory,
+    payload: &Payload,
+    ownership: Ownership,
+) -> Result<OsString, StepError> {
+    point("write: create a generation");
+    let (name, generation) = loop {
+        let name = OsString::from(layout::new_generation_name());
+        match root.create(Path::new(&name)) {
+            Ok(generation) => break (name, generation),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e).step("create a directory for the files"),
+        }
+    };
+    fill(&generation, payload, ownership).inspect_err(|_| abandon(root))?;
+    Ok(name)
+}
+
+fn fill(generation: &Directory, payload: &Payload, ownership: Ownership) -> Result<(), StepError> {
+    let mode = ownership.directory_mode();
+    ownership.impose(generation, mode).step("set owner and mode of the files' directory")?;
+    for path in payload.directories() {
+        point("write: create a directory");
+        let shown = || format!("create the directory {path}");
+        let directory = generation.create(Path::new(path)).step_with(shown)?;
+        ownership.impose(&directory, mode).step_with(shown)?;
+    }
+    for file in payload.files() {
+        let shown = || format!("write the file {}", file.path());
+        point("write: create a file");
+        let mut opened = generation.create_file(file.path().as_path()).step_with(shown)?;
+        point("write: contents");
+        opened.write_all(file.contents()).step_with(shown)?;
+        point("write: owner and mode");
+        ownership.impose(&opened, ownership.file_mode(file)).step_with(shown)?;
+    }
+    Ok(())
+}
+
+/// After a failure: removes what did not become the current generation. What stays, the next call removes.
+fn abandon(root: &Directory) {
+    if let Err(e) = remove_leftovers(root) {
+        tracing::debug!(step = %e.step, error = %e.source, "an unfinished set of files stays for the next call");
+    }
+}
+
+/// Makes a complete generation the current one.
+fn switch(root: &Directory, generation: &OsStr) -> Result<(), StepError> {
+    point("write: create ..data_tmp");
+    fs::symlinkat(generation, root, DATA_TMP).step("create ..data_tmp")?;
+    point("write: rename to ..data");
+    match fs::renameat(root, DATA_TMP, root, DATA) {
+        // Something that is not a link is in the way; no driver has ever made that.
+        Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {
+            replace(root, OsStr::new(DATA), OsStr::new(DATA_TMP))
+        }
+        result => result.step("rename ..data_tmp to ..data"),
+    }
+}
+
+/// Makes the top-level links those of the payload; says whether any was not right.
+fn link_names(root: &Directory, payload: &Payload) -> Result<bool, StepError> {
+    let names = payload.top_names();
+    let mut changed = false;
+    for name in &names {
+        let target = layout::link_for(OsStr::new(name));
+        match root.link_target(OsStr::new(name)) {
+            Ok(is) if is == target => continue,
+            Err(Errno::NOENT) => {
+                point("write: create a link");
+                fs::symlinkat(&target, root, *name).step_with(|| format!("create the link {name}"))?;
+            }
+            // A link to elsewhere, or a plain file or directory: early providers wrote those at the top.
+            Ok(_) | Err(Errno::INVAL) => {
+                let temporary = layout::new_generation_name();
+                point("write: create a link to exchange");
+                fs::symlinkat(&target, root, temporary.as_str())
+                    .step_with(|| format!("create the link {name}"))?;
+                replace(root, OsStr::new(name), OsStr::new(&temporary))?;
+            }
+            Err(e) => return Err(e).step_with(|| format!("look at the link {name}")),
+        }
+        changed = true;
+    }
+    for name in outdated_links(root, &names)? {
+        root.remove(&name, FileType::Symlink)?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// Puts an entry in the place of another of any kind in one step, and removes the other.
+fn replace(root: &Directory, name: &OsStr, by: &OsStr) -> Result<(), StepError> {
+    point("write: exchange");
+    let shown = || format!("replace {}", name.display());
+    fs::renameat_with(root, by, root, name, RenameFlags::EXCHANGE).step_with(shown)?;
+    let kind = FileType::from_raw_mode(root.stat(by).step_with(shown)?.st_mode);
+    root.remove(by, kind)
+}
+
+/// Links of former payloads. Entries that point elsewhere are none of ours.
+fn outdated_links(root: &Directory, names: &BTreeSet<&str>) -> Result<Vec<OsString>, StepError> {
+    let mut outdated = Vec::new();
+    for (name, kind) in root.entries().step("list the volume")? {
+        let wanted = name.to_str().is_some_and(|n| names.contains(n));
+        if kind == FileType::Symlink && !wanted && !layout::is_internal(&name) {
+            let target = root.link_target(&name).step("read a link")?;
+            if target.as_bytes().starts_with(b"..data/") {
+                outdated.push(name);
+            }
+        }
+    }
+    Ok(outdated)
+}
