@@ -9,7 +9,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_transport(false)
         // These requests carry secrets and tokens. Without `Debug` they cannot end up in a log by accident.
-        .skip_debug(["csi.v1.NodePublishVolumeRequest", "csi.v1.NodeStageVolumeRequest", "csi.v1.NodeExpandVolumeRequest"])
+        .skip_debug([
+            "csi.v1.NodePublishVolumeRequest",
+            "csi.v1.NodeStageVolumeRequest",
+            "csi.v1.NodeExpandVolumeRequest",
+        ])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,1 +1,34 @@
-//! The CSI node driver `akv-csi`.
+//! `akv-csi`, a CSI node driver with Azure Key Vault built in.
+//!
+//! Where to look:
+//!
+//! * [`driver`] is the way of one mount, top to bottom; start reading there.
+//! * [`csi`] holds the services the kubelet calls, [`registration`] how the kubelet learns of them, [`endpoint`] the socket.
+//! * [`class`] finds the SecretProviderClass, [`plan`] works out what it asks for, [`credential`] as whom to ask.
+//! * [`volume`] is everything that happens on disk: the tmpfs, the atomic writer, unmounting.
+//! * [`targets`] lets one call at a time work on a target path.
+//! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
+//!   its parts.
+//! * [`admin`] is the operator's socket, [`startup_taint`] lets pods onto a fresh node when it is ready.
+//! * [`error`] has every way to fail, the words for it and the gRPC code.
+
+pub mod admin;
+pub mod class;
+pub mod cli;
+pub mod credential;
+pub mod csi;
+pub mod driver;
+pub mod endpoint;
+pub mod error;
+pub mod hardening;
+pub mod health;
+pub mod health_server;
+pub mod http;
+pub mod kubernetes;
+pub mod node;
+pub mod plan;
+pub mod registration;
+pub mod startup_taint;
+pub mod targets;
+pub mod telemetry;
+pub mod volume;

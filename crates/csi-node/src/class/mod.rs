@@ -1,0 +1,118 @@
+//! SecretProviderClasses: what a pod's volume refers to by name.
+
+mod api_server;
+mod folder;
+
+pub use api_server::ApiServer;
+pub use folder::Folder;
+
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+/// API group of SecretProviderClass.
+pub const GROUP: &str = "secrets-store.csi.x-k8s.io";
+
+/// Namespace and name of a class.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClassName {
+    /// Namespace, which is always the pod's own.
+    pub namespace: String,
+    /// Name within the namespace.
+    pub name: String,
+}
+
+impl fmt::Display for ClassName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The part of a SecretProviderClass's `spec` that a mount needs.
+///
+/// Both API versions, `v1` and `v1alpha1`, have the same fields here. Everything is optional, as in the CRD: what is
+/// missing is told at mount time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct ClassSpec {
+    /// Name of the provider; `azure` is the one built in.
+    #[serde(default)]
+    pub provider: String,
+    /// The provider's parameters.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Why a class could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ClassError {
+    /// There is no such class. The first part is the API server's own wording, which people and tests look for.
+    #[error(
+        "SecretProviderClass.{GROUP} {:?} not found: create it in namespace {:?}, or correct secretProviderClass in the pod's volumeAttributes{hint}",
+        class.name, class.namespace
+    )]
+    NotFound {
+        /// The class asked for.
+        class: ClassName,
+        /// What else was seen that may explain it; empty or starts with a separator.
+        hint: String,
+    },
+    /// The API server did not answer, or refused.
+    #[error("reading SecretProviderClass {class} from the API server: {cause}")]
+    ApiServer {
+        /// The class asked for.
+        class: ClassName,
+        /// The client's error, in full.
+        cause: String,
+    },
+    /// The folder of classes could not be read.
+    #[error("reading the folder of SecretProviderClasses {}: {cause}", folder.display())]
+    Folder {
+        /// The folder given with `--secret-provider-classes`.
+        folder: PathBuf,
+        /// The system's error.
+        cause: std::io::Error,
+    },
+    /// The class exists but its YAML does not say what a class says.
+    #[error("SecretProviderClass {class} in {}: {reason}", file.display())]
+    Malformed {
+        /// The class asked for.
+        class: ClassName,
+        /// The file it is in.
+        file: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// Two documents define the same class.
+    #[error("SecretProviderClass {class} is defined twice, in {} and in {}: remove one", first.display(), second.display())]
+    Twice {
+        /// The class asked for.
+        class: ClassName,
+        /// The file that is read first.
+        first: PathBuf,
+        /// The other file.
+        second: PathBuf,
+    },
+}
+
+/// Where classes come from.
+#[derive(Debug, Clone)]
+pub enum Classes {
+    /// YAML files in a folder: standalone mode.
+    Folder(Folder),
+    /// The Kubernetes API server.
+    ApiServer(ApiServer),
+}
+
+impl Classes {
+    /// Reads one class as it is now.
+    ///
+    /// # Errors
+    /// [`ClassError`], which names the class and, where there is one, the file.
+    pub async fn get(&self, class: &ClassName) -> Result<ClassSpec, ClassError> {
+        match self {
+            Self::Folder(folder) => folder.get(class).await,
+            Self::ApiServer(api_server) => api_server.get(class).await,
+        }
+    }
+}

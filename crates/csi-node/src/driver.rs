@@ -1,0 +1,507 @@
+//! The way of one mount, from a checked request to files in a tmpfs. A republish takes the same way; only the freshness asked
+//! for differs, and what happens when something fails.
+
+use crate::class::{ClassName, Classes};
+use crate::credential::{self, PodCredential};
+use crate::csi::request::PublishRequest;
+use crate::error::{MountError, PublishError, UnpublishError};
+use crate::plan::{MountPlan, PlannedIdentity};
+use crate::targets::Targets;
+use crate::volume::{Change, Group, Payload, State, TargetPath, Volumes};
+use identity::{Cloud, CloudChoice, Policy, Tokens};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use vault::{FetchRequest, Lease, ObjectVersion, Rendering, VaultEndpoint};
+
+/// The mode of files whose object has no `filePermission`.
+const DEFAULT_MODE: u32 = 0o644;
+
+/// How long the former generation of files stays after a switch, for readers that have already looked up `..data`.
+const TIDY_AFTER: Duration = Duration::from_secs(5);
+
+/// A custom cloud's file is a few kilobytes.
+const LARGEST_CLOUD_FILE: u64 = 1024 * 1024;
+
+/// The choices of the operator.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Look again at Key Vault on a republish.
+    pub rotation: bool,
+    /// How long the content of a mounted volume is fresh, where its class does not say.
+    pub rotation_interval: Duration,
+    /// How old a value fetched for another volume may be to serve a new mount.
+    pub mount_freshness: Duration,
+    /// Time for one call.
+    pub timeout: Duration,
+    /// How certificates are written.
+    pub rendering: Rendering,
+    /// The cloud of classes that name none.
+    pub default_cloud: String,
+    /// The file of `AzureStackCloud` for classes that do not name one (`AZURE_ENVIRONMENT_FILEPATH`).
+    pub default_cloud_file: Option<PathBuf>,
+    /// The authority of custom clouds whose file names none (`AZURE_AUTHORITY_HOST`).
+    pub default_authority: Option<String>,
+    /// Which identities, tenants and clouds may be used by whom.
+    pub policy: Policy,
+}
+
+/// The driver behind the CSI services.
+pub struct Driver {
+    settings: Settings,
+    classes: Classes,
+    tokens: Tokens,
+    vault: vault::Client,
+    volumes: Arc<Volumes>,
+    targets: Targets<Mounted>,
+}
+
+/// What is remembered of a mounted volume. Nothing here must survive a restart: the kubelet's next republish brings it back.
+#[derive(Debug)]
+struct Mounted {
+    /// When its content was last known to be what the vault holds. `None` when somebody asked for a refresh.
+    checked: Option<Instant>,
+    /// How long that is good for.
+    interval: Duration,
+    /// The request it came from, without tokens and secrets.
+    request: Arc<PublishRequest>,
+    /// As whom it was fetched, for a refresh between two calls of the kubelet.
+    held: Held,
+    /// Keeps the values it came from in the cache.
+    _lease: Lease,
+    versions: Vec<ObjectVersion>,
+}
+
+/// A credential and what it was made from.
+#[derive(Debug, Clone)]
+struct Held {
+    credential: PodCredential,
+    identity: PlannedIdentity,
+    cloud: Cloud,
+}
+
+/// How fresh the content of a volume has to be, and how its identity is proven.
+enum Demand<'a> {
+    /// A call of the kubelet, with tokens and secrets, that takes values of this age.
+    Call { max_age: Duration },
+    /// A refresh in between, with the credential of the last call.
+    Refresh { held: &'a Held },
+}
+
+/// How a publish call or a refresh ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The volume was mounted.
+    Mounted,
+    /// New content was put into the mounted volume.
+    Rotated,
+    /// The vault holds what the volume shows.
+    Unchanged,
+    /// The volume is mounted, and it is not yet time to look again.
+    Fresh,
+    /// Looking again failed; the volume keeps what it has.
+    Kept,
+}
+
+/// Which mounted volumes are meant; what is not given picks all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// Namespace of the pods.
+    #[serde(default)]
+    pub namespace: Option<String>,
+    /// Name of the pod.
+    #[serde(default)]
+    pub pod: Option<String>,
+    /// Name of the class.
+    #[serde(default)]
+    pub class: Option<String>,
+}
+
+/// What a refresh did to one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// The pod, as namespace/name.
+    pub pod: String,
+    /// The class.
+    pub class: String,
+    /// The target path.
+    pub target: String,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Why the content was kept.
+    pub error: Option<String>,
+}
+
+impl Selection {
+    fn picks(&self, request: &PublishRequest) -> bool {
+        let fits =
+            |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|wanted| wanted == value);
+        fits(&self.namespace, &request.pod.namespace)
+            && fits(&self.pod, &request.pod.name)
+            && fits(&self.class, &request.class)
+    }
+}
+
+impl Driver {
+    /// Puts the parts together.
+    pub fn new(
+        settings: Settings,
+        classes: Classes,
+        tokens: Tokens,
+        vault: vault::Client,
+        volumes: Volumes,
+    ) -> Self {
+        Self { settings, classes, tokens, vault, volumes: Arc::new(volumes), targets: Targets::default() }
+    }
+
+    /// Mounts a volume, or looks after one that is mounted.
+    ///
+    /// The work runs in a task of its own: a kubelet that hangs up must not stop it halfway.
+    ///
+    /// # Errors
+    /// [`PublishError`]. Nothing is mounted then that was not mounted before.
+    pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Outcome, PublishError> {
+        let (driver, target) = (Arc::clone(self), request.target.clone());
+        let work = tokio::spawn(async move { driver.publish_claimed(request).await });
+        let result = work.await.unwrap_or_else(|failure| {
+            Err(PublishError::Internal { target: target.to_string(), cause: failure.to_string() })
+        });
+        if matches!(result, Ok(Outcome::Rotated)) {
+            self.tidy_later(target);
+        }
+        result
+    }
+
+    /// Removes what a switch has left, when nobody can be on the way to it any more. If this process ends before, the next
+    /// publish does it.
+    fn tidy_later(self: &Arc<Self>, target: TargetPath) {
+        let driver = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(TIDY_AFTER).await;
+            let Some(driver) = driver.upgrade() else { return };
+            let _claim = driver.targets.claim(&target).await;
+            if let Ok(Err(error)) = driver.on_disk(&target, Volumes::tidy).await {
+                tracing::warn!(%target, %error, "the former generation of a volume stays until the next publish");
+            }
+        });
+    }
+
+    async fn publish_claimed(&self, request: PublishRequest) -> Result<Outcome, PublishError> {
+        let started = Instant::now();
+        let deadline = started + self.settings.timeout;
+        let target = request.target.clone();
+        let Ok(mut claim) = timeout_at(deadline, self.targets.claim(&target)).await else {
+            return Err(PublishError::Busy { target: target.to_string(), waited: self.settings.timeout });
+        };
+
+        // What is on disk decides, not what is remembered: only a mount whose `..data` resolves is a published volume.
+        let mount_failed = |step| PublishError::Mount { pod: request.pod.clone(), step };
+        let state =
+            self.on_disk(&target, Volumes::state).await?.map_err(|error| mount_failed(error.into()))?;
+        let complete = matches!(state, State::Complete);
+        let refresh_asked = claim.as_ref().is_some_and(|mounted| mounted.checked.is_none());
+        if complete && !refresh_asked {
+            let fresh = |mounted: &Mounted| {
+                mounted.checked.is_some_and(|checked| checked.elapsed() < mounted.interval)
+            };
+            if !self.settings.rotation || claim.as_ref().is_some_and(fresh) {
+                return Ok(Outcome::Fresh);
+            }
+        }
+
+        let max_age = match claim.as_ref() {
+            _ if refresh_asked => Duration::ZERO,
+            _ if !complete => self.settings.mount_freshness,
+            Some(mounted) => mounted.interval,
+            None => self.settings.rotation_interval,
+        };
+        match self.bring_up_to_date(&request, &Demand::Call { max_age }, deadline).await {
+            Ok((change, mounted)) => {
+                let objects = mounted.versions.len();
+                *claim = Some(mounted);
+                let outcome = match change {
+                    Change::Switched if complete => Outcome::Rotated,
+                    Change::Created | Change::Switched => Outcome::Mounted,
+                    Change::Unchanged => Outcome::Unchanged,
+                };
+                tracing::info!(
+                    pod = %request.pod, class = %request.class, target = %target, outcome = ?outcome, objects,
+                    duration_ms = started.elapsed().as_millis(), "published"
+                );
+                Ok(outcome)
+            }
+            Err(error @ PublishError::NotReadOnly { .. }) => Err(error),
+            // Older kubelets remove a volume whose republish fails, so a mounted one keeps what it has, and the call is OK.
+            Err(error) if complete => {
+                tracing::error!(
+                    pod = %request.pod, class = %request.class, target = %target,
+                    error = %error, "keeping the volume's content: it could not be brought up to date"
+                );
+                Ok(Outcome::Kept)
+            }
+            Err(error) => {
+                if !matches!(state, State::Absent | State::Directory) {
+                    // Something incomplete was mounted here before; the pod must not start on it.
+                    let cleaned = self.on_disk(&target, Volumes::unpublish).await?;
+                    if let Err(cause) = cleaned {
+                        tracing::error!(target = %target, error = %cause, "an incomplete volume could not be removed");
+                    }
+                }
+                *claim = None;
+                tracing::error!(
+                    pod = %request.pod, class = %request.class, target = %target, error = %error,
+                    duration_ms = started.elapsed().as_millis(), "publish failed"
+                );
+                Err(error)
+            }
+        }
+    }
+
+    /// Class → plan → token → objects → files.
+    async fn bring_up_to_date(
+        &self,
+        request: &PublishRequest,
+        demand: &Demand<'_>,
+        deadline: Instant,
+    ) -> Result<(Change, Mounted), PublishError> {
+        let pod = &request.pod;
+        if request.class.is_empty() {
+            return Err(PublishError::NoClass { pod: pod.clone() });
+        }
+        for (missing, value) in [("name", &pod.name), ("namespace", &pod.namespace)] {
+            if value.is_empty() {
+                return Err(PublishError::NoPodInfo { missing, volume: request.volume_id.clone() });
+            }
+        }
+        let class = ClassName { namespace: pod.namespace.clone(), name: request.class.clone() };
+        let read = timeout_at(deadline, self.classes.get(&class)).await;
+        let spec = read
+            .unwrap_or_else(|_| {
+                let cause = format!("no answer within {} s", self.settings.timeout.as_secs());
+                Err(crate::class::ClassError::ApiServer { class: class.clone(), cause })
+            })
+            .map_err(|cause| PublishError::Class { pod: pod.clone(), class: class.clone(), cause })?;
+        if spec.provider.is_empty() {
+            return Err(PublishError::NoProvider { pod: pod.clone(), class });
+        }
+        if spec.parameters.is_empty() {
+            return Err(PublishError::NoParameters { pod: pod.clone(), class });
+        }
+        if !request.read_only {
+            return Err(PublishError::NotReadOnly { pod: pod.clone() });
+        }
+        if spec.provider != "azure" {
+            return Err(PublishError::Provider { pod: pod.clone(), class, provider: spec.provider });
+        }
+
+        let failed = |step| PublishError::Mount { pod: pod.clone(), step };
+        let plan = MountPlan::parse(&spec.parameters, request, &self.settings.default_cloud)
+            .map_err(|faults| failed(MountError::Plan { class: class.clone(), faults }))?;
+        let interval = plan.rotation_interval.unwrap_or(self.settings.rotation_interval);
+        let cloud = self.cloud(&class, &plan).await.map_err(failed)?;
+        let (held, max_age) = match demand {
+            Demand::Call { max_age } => {
+                let credential = self.credential(&class, &plan, &cloud, request).map_err(failed)?;
+                (Held { credential, identity: plan.identity.clone(), cloud: cloud.clone() }, *max_age)
+            }
+            Demand::Refresh { held } if held.identity == plan.identity && held.cloud == cloud => {
+                ((*held).clone(), Duration::ZERO)
+            }
+            Demand::Refresh { .. } => return Err(failed(MountError::IdentityChanged { class })),
+        };
+        let endpoint =
+            VaultEndpoint::new(&plan.vault, cloud.vault_dns_suffix(), Some(cloud.vault_endpoint()))
+                .map_err(|fault| failed(MountError::Address { class: class.clone(), fault }))?;
+
+        let asked = Instant::now();
+        let fetch = FetchRequest {
+            endpoint: &endpoint,
+            credential: Arc::new(held.credential.clone()),
+            objects: &plan.objects,
+            rendering: self.settings.rendering,
+            deadline,
+            max_age,
+        };
+        let contents = self
+            .vault
+            .fetch(fetch)
+            .await
+            .map_err(|cause| failed(MountError::Fetch { class: class.clone(), cause }))?;
+        if contents.files.is_empty() {
+            return Err(failed(MountError::NothingSelected { class }));
+        }
+
+        let files = contents
+            .files
+            .into_iter()
+            .map(|file| (file.path, file.mode.unwrap_or(DEFAULT_MODE), file.contents));
+        let payload = Payload::new(files.collect()).map_err(|error| failed(error.into()))?;
+        let group = request.group.map(Group);
+        let change = self
+            .on_disk(&request.target, move |volumes, target| volumes.publish(target, &payload, group))
+            .await?
+            .map_err(|error| failed(error.into()))?;
+        let mounted = Mounted {
+            checked: Some(asked),
+            interval,
+            request: Arc::new(request.without_secrets()),
+            held,
+            _lease: contents.lease,
+            versions: contents.versions,
+        };
+        Ok((change, mounted))
+    }
+
+    /// The cloud of a plan; a custom one's file is read at each use, so that two classes never share a file by accident.
+    async fn cloud(&self, class: &ClassName, plan: &MountPlan) -> Result<Cloud, MountError> {
+        let cloud = match &plan.cloud.choice {
+            CloudChoice::Known(cloud) => cloud.clone(),
+            CloudChoice::File => {
+                let Some(path) = plan.cloud.file.as_ref().or(self.settings.default_cloud_file.as_ref())
+                else {
+                    return Err(MountError::NoCloudFile { class: class.clone() });
+                };
+                let wrong = |cause| MountError::Cloud { class: class.clone(), cause };
+                let bytes = read_cloud_file(path)
+                    .await
+                    .map_err(|error| wrong(Cloud::unreadable_file(path, &error)))?;
+                Cloud::from_file(&bytes, self.settings.default_authority.as_deref()).map_err(wrong)?
+            }
+        };
+        Ok(cloud)
+    }
+
+    /// As whom the vault is asked. Nothing is sent yet.
+    fn credential(
+        &self,
+        class: &ClassName,
+        plan: &MountPlan,
+        cloud: &Cloud,
+        request: &PublishRequest,
+    ) -> Result<PodCredential, MountError> {
+        let refused = |cause: identity::Error| {
+            let mode = match plan.identity {
+                PlannedIdentity::Workload { .. } | PlannedIdentity::ServicePrincipal { .. } => "None",
+                PlannedIdentity::TokenProxy { .. } => "AzureTokenProxy",
+                PlannedIdentity::Vm(_) => "VMManagedIdentity",
+            };
+            MountError::Identity { class: class.clone(), mode, cause }
+        };
+        self.settings.policy.admit_cloud(cloud.name()).map_err(refused)?;
+        credential::of_plan(&self.tokens, &plan.identity, cloud, request).map_err(refused)
+    }
+
+    /// Unmounts a volume. Needs neither Azure nor the API server, and a volume that is not there is no error.
+    ///
+    /// # Errors
+    /// [`UnpublishError`], when the mount or its folder cannot be removed.
+    pub async fn unpublish(self: &Arc<Self>, target: TargetPath) -> Result<(), UnpublishError> {
+        let (driver, path) = (Arc::clone(self), target.clone());
+        let work = tokio::spawn(async move {
+            let deadline = Instant::now() + driver.settings.timeout;
+            let Ok(mut claim) = timeout_at(deadline, driver.targets.claim(&target)).await else {
+                return Err(UnpublishError::Busy {
+                    target: target.to_string(),
+                    waited: driver.settings.timeout,
+                });
+            };
+            *claim = None;
+            let removed = driver.on_disk(&target, Volumes::unpublish).await;
+            removed.map_err(|error| UnpublishError::Internal {
+                target: target.to_string(),
+                cause: error.to_string(),
+            })??;
+            tracing::info!(target = %target, "unpublished");
+            Ok(())
+        });
+        work.await.unwrap_or_else(|failure| {
+            Err(UnpublishError::Internal { target: path.to_string(), cause: failure.to_string() })
+        })
+    }
+
+    /// Looks at once at Key Vault for the mounted volumes that `wanted` picks, whatever their interval says, as the identity of
+    /// the kubelet's last call. Where that cannot be done, the kubelet's next call does it.
+    ///
+    /// Volumes that this process has not been called for since it started are not known yet and not in the answer.
+    pub async fn refresh(self: &Arc<Self>, wanted: &Selection) -> Vec<Refreshed> {
+        let mut work = tokio::task::JoinSet::new();
+        for target in self.targets.known() {
+            let (driver, wanted) = (Arc::clone(self), wanted.clone());
+            work.spawn(async move { driver.refresh_one(target, &wanted).await });
+        }
+        let mut done: Vec<Refreshed> = work.join_all().await.into_iter().flatten().collect();
+        done.sort_by(|a, b| (&a.pod, &a.target).cmp(&(&b.pod, &b.target)));
+        done
+    }
+
+    async fn refresh_one(self: &Arc<Self>, target: TargetPath, wanted: &Selection) -> Option<Refreshed> {
+        let deadline = Instant::now() + self.settings.timeout;
+        let mut claim = timeout_at(deadline, self.targets.claim(&target)).await.ok()?;
+        let mounted = claim.as_mut()?;
+        if !wanted.picks(&mounted.request) {
+            return None;
+        }
+        mounted.checked = None;
+        let (request, held) = (Arc::clone(&mounted.request), mounted.held.clone());
+        let demand = Demand::Refresh { held: &held };
+        let result = match self.on_disk(&target, Volumes::state).await {
+            Ok(Ok(State::Complete)) => self.bring_up_to_date(&request, &demand, deadline).await,
+            // The kubelet's next call repairs it.
+            Ok(Ok(_)) => Err(PublishError::Internal {
+                target: target.to_string(),
+                cause: "it is not mounted".to_owned(),
+            }),
+            Ok(Err(cause)) => Err(PublishError::Mount { pod: request.pod.clone(), step: cause.into() }),
+            Err(error) => Err(error),
+        };
+        let (outcome, error) = match result {
+            Ok((Change::Unchanged, mounted)) => {
+                *claim = Some(mounted);
+                (Outcome::Unchanged, None)
+            }
+            Ok((Change::Created | Change::Switched, mounted)) => {
+                *claim = Some(mounted);
+                self.tidy_later(target.clone());
+                (Outcome::Rotated, None)
+            }
+            Err(error) => (Outcome::Kept, Some(error.to_string())),
+        };
+        tracing::info!(pod = %request.pod, target = %target, outcome = ?outcome, error, "refreshed on demand");
+        Some(Refreshed {
+            pod: request.pod.to_string(),
+            class: request.class.clone(),
+            target: target.to_string(),
+            outcome,
+            error,
+        })
+    }
+
+    /// How many targets are mounted or worked on, as far as this process knows.
+    pub fn known_targets(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// The mount work on a thread that may block.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        target: &TargetPath,
+        work: impl FnOnce(&Volumes, &TargetPath) -> T + Send + 'static,
+    ) -> Result<T, PublishError> {
+        let (volumes, target) = (Arc::clone(&self.volumes), target.clone());
+        let name = target.to_string();
+        tokio::task::spawn_blocking(move || work(&volumes, &target))
+            .await
+            .map_err(|failure| PublishError::Internal { target: name, cause: failure.to_string() })
+    }
+}
+
+async fn read_cloud_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let length = tokio::fs::metadata(path).await?.len();
+    if length > LARGEST_CLOUD_FILE {
+        return Err(std::io::Error::other(format!("{length} bytes are too many for a cloud's description")));
+    }
+    tokio::fs::read(path).await
+}

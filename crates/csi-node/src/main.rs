@@ -1,0 +1,88 @@
+//! The binary `akv-csi`.
+
+use csi_node::cli::{Cli, Command, RefreshArgs};
+use csi_node::driver::{Outcome, Selection};
+use std::process::ExitCode;
+
+/// Exit code for a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+
+/// Prints a line for each volume. Exit code 1 when one could not be refreshed, or none was found.
+async fn refresh(arguments: RefreshArgs) -> ExitCode {
+    let socket =
+        arguments.admin_socket.unwrap_or_else(|| csi_node::admin::default_socket(arguments.endpoint.path()));
+    let wanted = Selection { namespace: arguments.namespace, pod: arguments.pod, class: arguments.class };
+    match csi_node::admin::refresh(&socket, &wanted).await {
+        Ok(volumes) if volumes.is_empty() => {
+            eprintln!(
+                "akv-csi: no such volume is mounted on this node, or the kubelet has not called for it since the driver started"
+            );
+            ExitCode::FAILURE
+        }
+        Ok(volumes) => {
+            for volume in &volumes {
+                let outcome = match (&volume.outcome, &volume.error) {
+                    (Outcome::Rotated, _) => "rotated".to_owned(),
+                    (_, Some(error)) => {
+                        format!("kept its content; the kubelet's next call tries again: {error}")
+                    }
+                    _ => "unchanged".to_owned(),
+                };
+                println!("{} (class {}): {outcome}", volume.pod, volume.class);
+            }
+            if volumes.iter().any(|volume| volume.error.is_some()) {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            }
+        }
+        Err(error) => {
+            eprintln!("akv-csi: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    // Two TLS libraries in one process could both offer a provider; choosing one here settles it.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("akv-csi: the TLS provider was already chosen");
+        return ExitCode::FAILURE;
+    }
+    // Memory of this process holds secrets: no core dumps, and no reading of it by other processes of the same user.
+    if let Err(error) = csi_node::hardening::apply() {
+        eprintln!("akv-csi: cannot switch core dumps off: {error}");
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("akv-csi: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = match cli.command {
+        Command::Node(arguments) => runtime.block_on(csi_node::node::run(*arguments)),
+        Command::Refresh(arguments) => return runtime.block_on(refresh(arguments)),
+    };
+    // A mount call that hangs in the kernel must not keep the process from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("akv-csi: {error}");
+            if matches!(error, csi_node::error::StartError::Flag { .. }) {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
