@@ -1,1 +1,26 @@
-//! The driver as a process: the demo, and tests through its CSI socket.
+//! The driver as a process, between the Azure emulator and the test kubelet, on real mounts.
+//!
+//! * [`Stage`] puts all parts up and takes them down again, whatever happened.
+//! * [`DriverProcess`] is a running `akv-csi`; [`Call`] makes single calls to it.
+//! * [`AzureProxy`] brings Azure's real host names to the emulator.
+//! * [`manifests`] are the YAML files people deploy, with their placeholders filled.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "test code: a broken assumption should end the run where it is found"
+)]
+
+mod azure_proxy;
+mod call;
+mod driver_process;
+pub mod manifests;
+mod mounts;
+mod stage;
+
+pub use azure_proxy::AzureProxy;
+pub use call::{Call, can_mount, class, tokens};
+pub use driver_process::DriverProcess;
+pub use mounts::{MountPoint, mounts_below};
+pub use stage::{DRIVER_NAME, NODE, Stage, StageOptions, VAULT};

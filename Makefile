@@ -1,0 +1,35 @@
+# What a maintainer runs. Each recipe is one step; hack/ holds what does not fit on a line.
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+
+# This list.
+help:
+	@awk '/^# /{text=substr($$0,3)} /^[a-z-]+:/{split($$1,name,":"); if (text) printf "  make %-12s %s\n", name[1], text} !/^# /{text=""}' Makefile
+
+# The whole thing on real mounts: three pods, a rotation, a clean removal. KEEP=1 leaves it running.
+demo:
+	@hack/demo.sh
+
+# Everything that needs no cluster. What must be installed first is installed.
+test: prepare
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+	hack/csi-sanity.sh
+	hack/sdk-check.sh
+
+# What a fresh machine lacks: a C compiler for the crypto library, Rust, tools for the tests.
+prepare:
+	@hack/prepare.sh test
+
+# Formatting, lints, documentation, dependency rules.
+check: prepare
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+	hack/deny.sh
+
+# The optimised binary.
+build:
+	$(CARGO) build --release -p csi-node
+
+.PHONY: help demo test prepare check build
