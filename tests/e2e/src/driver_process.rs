@@ -42,12 +42,26 @@ impl DriverProcess {
         environment: &[(String, String)],
         log: &Path,
     ) -> Result<Self, String> {
+        Self::start_binary(&Self::binary(), socket, arguments, environment, log).await
+    }
+
+    /// The same with another build of the driver.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_binary(
+        binary: &Path,
+        socket: &Path,
+        arguments: &[String],
+        environment: &[(String, String)],
+        log: &Path,
+    ) -> Result<Self, String> {
         let file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .expect("the stage's folder is writable");
-        let child = Command::new(Self::binary())
+        let child = Command::new(binary)
             .arg("node")
             .args(arguments)
             .env_clear()
@@ -81,7 +95,7 @@ impl DriverProcess {
 
     /// Runs `akv-csi` with these arguments to its end: exit code, standard output, standard error.
     pub async fn command(arguments: &[&str]) -> (i32, String, String) {
-        let output = Command::new(Self::binary()).args(arguments).env_clear().output().await;
+        let output = Command::new(binary).args(arguments).env_clear().output().await;
         let output = output.expect("the driver's binary can be started");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the driver writes UTF-8");
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
@@ -105,6 +119,13 @@ impl DriverProcess {
             .await
             .expect("the driver must end after SIGTERM")
             .expect("it can be waited for")
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(mut self) -> ExitStatus {
+        let ended = timeout(STOP, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("the driver lives:\n{}", self.log()));
+        ended.expect("it can be waited for")
     }
 
     /// Kills the process with SIGKILL and waits for it.

@@ -21,6 +21,9 @@ pub struct StageOptions {
     pub arguments: Vec<String>,
     /// Time between two publish calls for one mounted volume.
     pub republish: Duration,
+    /// Names of the authority and of the vaults' suffix that are not the public cloud's. The stage then writes a file that
+    /// describes this cloud, as operators of Azure Stack do; see [`Stage::cloud_file`].
+    pub custom_cloud: Option<(String, String)>,
     /// Whether tokens come in the request's secrets (Kubernetes 1.35 and later) or in the volume context.
     pub tokens_in_secrets: bool,
 }
@@ -31,6 +34,7 @@ impl Default for StageOptions {
             arguments: vec!["--enable-secret-rotation=true".into(), "--rotation-poll-interval=1s".into()],
             // Far away: tests republish when they want to.
             republish: Duration::from_secs(3600),
+            custom_cloud: None,
             tokens_in_secrets: true,
         }
     }
@@ -67,9 +71,23 @@ impl Stage {
         for name in ["classes", "kubelet/plugins/csi-secrets-store", "kubelet/plugins_registry"] {
             std::fs::create_dir_all(folder.path().join(name)).expect("a fresh folder is writable");
         }
-        let azure = Emulator::start(Config::default().with_public_names()).await.expect("free ports");
+        let mut config = Config::default().with_public_names();
+        if let Some((authority, suffix)) = &options.custom_cloud {
+            config.authority_host.clone_from(authority);
+            config.vault_suffix.clone_from(suffix);
+        }
+        let azure = Emulator::start(config).await.expect("free ports");
         let proxy = AzureProxy::start(azure.https_addr()).await;
         std::fs::write(folder.path().join("ca.pem"), azure.ca_pem()).expect("a fresh folder is writable");
+
+        let cloud = serde_json::json!({
+            "name": "AzureStackCloud",
+            "activeDirectoryEndpoint": azure.authority_url(),
+            "keyVaultEndpoint": azure.vault_resource(),
+            "keyVaultDNSSuffix": azure.vault_suffix(),
+        });
+        std::fs::write(folder.path().join("cloud.json"), cloud.to_string())
+            .expect("a fresh folder is writable");
 
         let mut csi_driver = CsiDriver::inline(DRIVER_NAME).expect("a valid name");
         csi_driver.pod_info_on_mount = true;
@@ -133,6 +151,11 @@ impl Stage {
     /// A path in the stage's own folder.
     pub fn path(&self, below: &str) -> PathBuf {
         self.folder.path().join(below)
+    }
+
+    /// The file that describes the stage's cloud, for `cloudEnvFileName`.
+    pub fn cloud_file(&self) -> String {
+        self.path("cloud.json").display().to_string()
     }
 
     /// The CSI socket.
