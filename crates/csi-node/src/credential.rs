@@ -47,11 +47,8 @@ pub fn of_plan(
             Mode::VmIdentity(identity.clone()),
         ),
         PlannedIdentity::ServicePrincipal { tenant } => {
-            let ServicePrincipal { client_id, proof } = {
-                let secrets: std::collections::BTreeMap<String, String> =
-                    request.secrets.iter().map(|(k, v)| (k.clone(), v.expose_secret().to_owned())).collect();
-                identity::service_principal_from_secrets(&secrets)?
-            };
+            let secrets = request.secrets.iter().map(|(key, value)| (key.as_str(), value.expose_secret()));
+            let ServicePrincipal { client_id, proof } = identity::service_principal_from_secrets(secrets)?;
             let mode = Mode::ServicePrincipal { tenant: tenant.clone(), client_id, proof };
             (cloud.authority(tenant)?, mode)
         }

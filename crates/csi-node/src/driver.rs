@@ -498,10 +498,17 @@ impl Driver {
     }
 }
 
+/// Reads the file that describes a custom cloud. A pod's author can name any path, so a file that a pod may have written is
+/// not taken: it would make a server of the pod's choice the one that is sent credentials.
 async fn read_cloud_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    let length = tokio::fs::metadata(path).await?.len();
+    let real = tokio::fs::canonicalize(path).await?;
+    let is_of_a_pod = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b"kubernetes.io~");
+    if real.iter().any(is_of_a_pod) {
+        return Err(std::io::Error::other("the file lies in a pod's volume; only the node's operator can describe a cloud"));
+    }
+    let length = tokio::fs::metadata(&real).await?.len();
     if length > LARGEST_CLOUD_FILE {
         return Err(std::io::Error::other(format!("{length} bytes are too many for a cloud's description")));
     }
-    tokio::fs::read(path).await
+    tokio::fs::read(&real).await
 }

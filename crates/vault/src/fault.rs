@@ -37,7 +37,7 @@ impl fmt::Display for Fault {
         if let Some(value) = &self.value {
             write!(f, " (\"{}\")", shortened(value))?;
         }
-        write!(f, ": {}", self.problem)?;
+        write!(f, ": {}", tidied(&self.problem, LONGEST_PROBLEM))?;
         if !self.cure.is_empty() {
             write!(f, "; {}", self.cure)?;
         }
@@ -100,14 +100,34 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
+/// An object's name has up to 127 characters, and should be seen whole.
+const LONGEST_VALUE: usize = 128;
+const LONGEST_PROBLEM: usize = 600;
+
 /// A value as it can stand in an event: short, on one line.
 pub(crate) fn shortened(value: &str) -> String {
-    const LONGEST: usize = 80;
-    let mut short: String = value.chars().take(LONGEST).flat_map(char::escape_default).collect();
-    if value.chars().nth(LONGEST).is_some() {
-        short.push('…');
+    tidied(value, LONGEST_VALUE)
+}
+
+/// A text of somebody else as it can stand in an event.
+pub(crate) fn excerpt(text: &str) -> String {
+    tidied(text, LONGEST_PROBLEM)
+}
+
+fn tidied(text: &str, longest: usize) -> String {
+    let mut tidy = String::with_capacity(text.len().min(longest));
+    for (place, c) in text.chars().enumerate() {
+        if place == longest {
+            tidy.push('…');
+            break;
+        }
+        if c.is_control() {
+            tidy.extend(c.escape_default());
+        } else {
+            tidy.push(c);
+        }
     }
-    short
+    tidy
 }
 
 #[cfg(test)]
@@ -138,6 +158,8 @@ mod tests {
     #[test]
     fn long_values_are_cut() {
         let cut = shortened(&"x".repeat(500));
-        assert_eq!(cut.chars().count(), 81);
+        assert_eq!(cut.chars().count(), 129);
+        let fault = Fault::new("a", "é\n".repeat(500), "").to_string();
+        assert!(fault.starts_with("a: é\\né\\n") && fault.ends_with('…') && !fault.contains('\n'));
     }
 }

@@ -95,7 +95,7 @@ impl DriverProcess {
 
     /// Runs `akv-csi` with these arguments to its end: exit code, standard output, standard error.
     pub async fn command(arguments: &[&str]) -> (i32, String, String) {
-        let output = Command::new(binary).args(arguments).env_clear().output().await;
+        let output = Command::new(Self::binary()).args(arguments).env_clear().output().await;
         let output = output.expect("the driver's binary can be started");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the driver writes UTF-8");
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))

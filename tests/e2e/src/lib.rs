@@ -3,6 +3,8 @@
 //! * [`Stage`] puts all parts up and takes them down again, whatever happened.
 //! * [`DriverProcess`] is a running `akv-csi`; [`Call`] makes single calls to it.
 //! * [`AzureProxy`] brings Azure's real host names to the emulator.
+//! * [`Pod`] is a pod's volume and what its containers see of it; [`Content`] is what that should be.
+//! * [`Seed`] and [`Random`] make random tests repeatable.
 //! * [`manifests`] are the YAML files people deploy, with their placeholders filled.
 #![allow(
     clippy::unwrap_used,
@@ -17,10 +19,16 @@ mod call;
 mod driver_process;
 pub mod manifests;
 mod mounts;
+mod pod;
+mod random;
 mod stage;
+mod volume_view;
 
 pub use azure_proxy::AzureProxy;
 pub use call::{Call, can_mount, class, tokens};
 pub use driver_process::DriverProcess;
 pub use mounts::{MountPoint, mounts_below};
+pub use pod::{Content, Pod, SECRETS, fill_secrets};
+pub use random::{Random, Seed, setting};
 pub use stage::{DRIVER_NAME, NODE, Stage, StageOptions, VAULT};
+pub use volume_view::{Files, Sight, VolumeView, look};

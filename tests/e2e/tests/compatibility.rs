@@ -315,6 +315,16 @@ async fn a_custom_cloud_is_read_from_the_file_that_the_class_names() {
     ];
     let call = mount(&stage, "stack", &objects, &cloud).await;
     assert_eq!((call.read("secret1"), call.read("SECRET_1")), ("Hello!".into(), "Hello!".into()));
+    // A file in a pod's volume is a pod's word, not the operator's.
+    let planted = stage.path("kubelet/pods/u/volumes/kubernetes.io~empty-dir/x");
+    std::fs::create_dir_all(&planted).unwrap();
+    let planted = planted.join("cloud.json");
+    std::fs::copy(&file, &planted).unwrap();
+    stage.deploy("planted", &class(&stage, "planted", &objects, &cloud));
+    let call = Call::new(&stage, "planted", "planted")
+        .with_attribute("cloudEnvFileName", &planted.display().to_string());
+    let refused = call.publish().await.unwrap_err();
+    assert!(refused.message().contains("lies in a pod's volume"), "{}", refused.message());
     // The next class names no file, and does not inherit this one.
     stage.deploy("other", &class(&stage, "other", &objects, &cloud[..1]));
     let refused = Call::new(&stage, "other", "other").publish().await.unwrap_err();

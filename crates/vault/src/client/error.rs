@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::api::ServiceError;
-use crate::{ObjectKind, ObjectRequest, ResourceMismatch, VaultEndpoint, fault::shortened};
+use crate::{
+    ObjectKind, ObjectRequest, ResourceMismatch, VaultEndpoint,
+    fault::{excerpt, shortened},
+};
 
 /// Why a fetch failed: at least one [`Failure`], definite ones first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,10 +156,6 @@ fn status_line(status: u16, error: &ServiceError) -> String {
         line.push_str(inner);
         line.push(')');
     }
-    if let Some(message) = &error.message {
-        line.push_str(": ");
-        line.push_str(message);
-    }
     line
 }
 
@@ -248,12 +247,21 @@ impl Cause {
         endpoint: &VaultEndpoint,
         identity: &str,
     ) -> Failure {
+        let service = match self {
+            Self::Refused { error, .. } | Self::Status { error, .. } => error.message.as_deref(),
+            _ => None,
+        };
         let mut message =
             format!("failed to get {object}: vault {} ({endpoint}) as {identity}: {self}", endpoint.name());
         let cure = self.cure(object, listing, endpoint);
         if !cure.is_empty() {
             message.push_str("; ");
             message.push_str(&cure);
+        }
+        // Last, because it is long and an event holds no more than a kilobyte.
+        if let Some(service) = service {
+            message.push_str(". Key Vault says: ");
+            message.push_str(&excerpt(service));
         }
         Failure { kind: self.kind(), object: format!("{}/{}", object.kind.as_str(), object.name), message }
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::VaultEndpoint;
 
 /// One attempt that takes longer is given up and tried again.
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(30);
+const LONGEST_ATTEMPT: Duration = Duration::from_mins(1);
 const MOST_REDIRECTS: usize = 3;
 /// Enough of an error's body to find its code in.
 const LARGEST_ERROR: usize = 64 << 10;

@@ -345,21 +345,21 @@ async fn what_each_refusal_says() {
     };
     let caller = r"Caller is not authorized.\r\nCaller: appid=aaaa-1;oid=bbbb;iss=https://sts\r\nAction: 'x'";
     let cases: Vec<(u16, String, FailureKind, Vec<&str>)> = vec![
-        (403, forbidden("ForbiddenByRbac", caller), FailureKind::Forbidden, vec!["403 Forbidden (ForbiddenByRbac): Caller is not authorized. Caller: appid=aaaa-1", "az role assignment create --role \"Key Vault Secrets User\" --assignee aaaa-1 --scope", "wait some minutes"]),
+        (403, forbidden("ForbiddenByRbac", caller), FailureKind::Forbidden, vec!["403 Forbidden (ForbiddenByRbac); az role", "az role assignment create --role \"Key Vault Secrets User\" --assignee aaaa-1 --scope", "wait some minutes"]),
         (403, forbidden("AccessDenied", "The user, group or application 'appid=aaaa-1;oid=b' does not have secrets get permission"), FailureKind::Forbidden, vec!["az keyvault set-policy --name kv1 --spn aaaa-1 --secret-permissions get"]),
         (403, forbidden("ForbiddenByPolicy", "The policy requires the caller to use on-behalf-of (OBO) flow"), FailureKind::Forbidden, vec!["on behalf of a user"]),
         (403, forbidden("ForbiddenByFirewall", "Client address is not authorized"), FailureKind::Forbidden, vec!["az keyvault network-rule add --name kv1"]),
         (403, forbidden("ForbiddenByConnection", "Public network access is disabled"), FailureKind::Forbidden, vec!["private endpoint"]),
         (403, r#"{"error":{"code":"Forbidden","message":"m","innerError":{"code":"SecretDisabled"}}}"#.into(), FailureKind::Forbidden, vec!["(SecretDisabled)", "objectVersion"]),
         (403, r#"{"error":{"code":"Forbidden","message":"m"}}"#.into(), FailureKind::Forbidden, vec!["az role assignment create", "az keyvault set-policy"]),
-        (404, r#"{"error":{"code":"SecretNotFound","message":"A secret with (name/id) n was not found"}}"#.into(), FailureKind::NotFound, vec!["404 SecretNotFound: A secret with", "az keyvault secret list-versions --vault-name kv1 --name n"]),
-        (400, r#"{"error":{"code":"BadParameter","message":"m"}}"#.into(), FailureKind::Invalid, vec!["400 BadParameter: m", "objectName"]),
+        (404, r#"{"error":{"code":"SecretNotFound","message":"A secret with (name/id) n was not found"}}"#.into(), FailureKind::NotFound, vec!["Key Vault says: A secret with (name/id) n was not found", "az keyvault secret list-versions --vault-name kv1 --name n"]),
+        (400, r#"{"error":{"code":"BadParameter","message":"m"}}"#.into(), FailureKind::Invalid, vec!["400 BadParameter; objectName", "objectName"]),
         (409, r#"{"error":{"code":"Conflict","message":"m"}}"#.into(), FailureKind::Invalid, vec!["409 Conflict"]),
-        (429, r#"{"error":{"code":"Throttled","message":"VaultRequestTypeLimitReached"}}"#.into(), FailureKind::Throttled, vec!["429 Throttled: VaultRequestTypeLimitReached", "rotation interval"]),
+        (429, r#"{"error":{"code":"Throttled","message":"VaultRequestTypeLimitReached"}}"#.into(), FailureKind::Throttled, vec!["429 Throttled; the vault", "rotation interval"]),
         (503, "busy".into(), FailureKind::Unavailable, vec![": 503;"]),
         (500, String::new(), FailureKind::Unavailable, vec![": 500;"]),
         (204, String::new(), FailureKind::Unusable, vec![": 204;"]),
-        (401, r#"{"error":{"code":"Unauthorized","message":"AKV10032: Invalid issuer. Expected one of https://sts.windows.net/x/, found y."}}"#.into(), FailureKind::Unauthenticated, vec!["401 Unauthorized: AKV10032", "set tenantID"]),
+        (401, r#"{"error":{"code":"Unauthorized","message":"AKV10032: Invalid issuer. Expected one of https://sts.windows.net/x/, found y."}}"#.into(), FailureKind::Unauthenticated, vec!["401 Unauthorized; the token is of another tenant", "set tenantID"]),
         (401, r#"{"error":{"code":"Unauthorized","message":"AKV10022: Invalid audience."}}"#.into(), FailureKind::Unauthenticated, vec!["AKV10022", "cloudName"]),
         (401, r#"{"error":{"code":"Unauthorized","message":"AKV10046: x"}}"#.into(), FailureKind::Unauthenticated, vec!["AKV10046", "try again"]),
     ];

@@ -190,6 +190,37 @@ fn chains_are_put_in_order_or_left_alone() {
 }
 
 #[test]
+fn two_intermediates_and_a_leaf_without_an_identifier_of_its_own() {
+    let openssl = OpenSsl::new();
+    openssl.key("leaf", "-algorithm RSA -pkeyopt rsa_keygen_bits:2048");
+    openssl.chain();
+    openssl.key("int2", P256);
+    openssl.signed("int2", "int", "ca");
+    openssl.write("ext.cnf", b"[bare]\nauthorityKeyIdentifier=keyid\n[req]\ndistinguished_name=dn\n[dn]\n");
+    openssl.signed("leaf", "int2", "bare");
+    let in_chain = ["leaf", "int2", "int", "root"];
+    let mut names = in_chain;
+    // All orders, by Heap's method.
+    let mut counts = [0; 4];
+    let mut place = 0;
+    loop {
+        openssl.write("certs.pem", openssl.concatenated(&names).as_bytes());
+        let value = openssl.pfx("-nokeys -in certs.pem");
+        assert_eq!(in_order(&value).unwrap(), openssl.concatenated(&in_chain), "{names:?}");
+        while place < 4 && counts[place] >= place {
+            counts[place] = 0;
+            place += 1;
+        }
+        if place == 4 {
+            break;
+        }
+        names.swap(if place % 2 == 0 { 0 } else { counts[place] }, place);
+        counts[place] += 1;
+        place = 0;
+    }
+}
+
+#[test]
 fn a_certificate_without_identifiers_stands_alone() {
     let openssl = OpenSsl::new();
     openssl.write("bare.cnf", b"[req]\ndistinguished_name=dn\n[dn]\n");

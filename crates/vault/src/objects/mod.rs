@@ -13,7 +13,7 @@ pub(crate) use path::cleaned;
 
 use std::fmt;
 
-use crate::{Fault, Faults};
+use crate::{Fault, Faults, fault::shortened};
 
 /// One object to fetch, and the file to make of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +111,13 @@ impl fmt::Display for ObjectRequest {
             Versions::Pinned(version) => version,
             Versions::History { start, .. } => start.as_deref().unwrap_or_default(),
         };
-        write!(f, "objectType:{}, objectName:{}, objectVersion:{version}", self.kind.as_str(), self.name)
+        write!(
+            f,
+            "objectType:{}, objectName:{}, objectVersion:{}",
+            self.kind.as_str(),
+            shortened(&self.name),
+            shortened(version)
+        )
     }
 }
 

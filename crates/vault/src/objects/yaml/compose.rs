@@ -183,23 +183,24 @@ impl Composer {
             Token::BlockSequenceStart if block => Content::Sequence(self.block_sequence()?),
             Token::BlockMappingStart if block => Content::Mapping(self.block_mapping()?),
             _ if described => Content::Scalar { value: Rc::from(""), plain: true },
-            _ => return Err(error(start, "did not find expected node content")),
+            _ => return Err(error(self.scanner.peek()?.1, "did not find expected node content")),
         };
         self.nodes[id].content = content;
         Ok(id)
     }
 
     fn block_sequence(&mut self) -> Result<Vec<NodeId>, YamlError> {
-        let (_, start) = self.scanner.next()?;
+        self.scanner.next()?;
         let mut items = Vec::new();
         loop {
-            match self.scanner.next()?.0 {
+            let (token, mark) = self.scanner.next()?;
+            match token {
                 Token::BlockEntry => items.push(match self.scanner.peek()?.0 {
                     Token::BlockEntry | Token::BlockEnd => self.empty()?,
                     _ => self.node(true, false)?,
                 }),
                 Token::BlockEnd => return Ok(items),
-                _ => return Err(error(start, "did not find expected '-' indicator")),
+                _ => return Err(error(mark, "did not find expected '-' indicator")),
             }
         }
     }
@@ -218,10 +219,11 @@ impl Composer {
     }
 
     fn block_mapping(&mut self) -> Result<Vec<(NodeId, NodeId)>, YamlError> {
-        let (_, start) = self.scanner.next()?;
+        self.scanner.next()?;
         let mut entries = Vec::new();
         loop {
-            match self.scanner.next()?.0 {
+            let (token, mark) = self.scanner.next()?;
+            match token {
                 Token::Key => {
                     let key = self.block_mapping_part()?;
                     let value = if *self.scanner.peek()?.0 == Token::Value {
@@ -233,7 +235,7 @@ impl Composer {
                     entries.push((key, value));
                 }
                 Token::BlockEnd => return Ok(entries),
-                _ => return Err(error(start, "did not find expected key")),
+                _ => return Err(error(mark, "did not find expected key")),
             }
         }
     }
@@ -246,17 +248,17 @@ impl Composer {
     }
 
     fn flow_sequence(&mut self) -> Result<Vec<NodeId>, YamlError> {
-        let (_, start) = self.scanner.next()?;
+        self.scanner.next()?;
         let mut items = Vec::new();
         loop {
             if *self.scanner.peek()?.0 == Token::FlowSequenceEnd {
                 break;
             }
             if !items.is_empty() {
-                if *self.scanner.peek()?.0 != Token::FlowEntry {
-                    return Err(error(start, "did not find expected ',' or ']'"));
+                let (token, mark) = self.scanner.next()?;
+                if token != Token::FlowEntry {
+                    return Err(error(mark, "did not find expected ',' or ']'"));
                 }
-                self.scanner.next()?;
             }
             match self.scanner.peek()?.0 {
                 Token::FlowSequenceEnd => break,
@@ -294,17 +296,17 @@ impl Composer {
     }
 
     fn flow_mapping(&mut self) -> Result<Vec<(NodeId, NodeId)>, YamlError> {
-        let (_, start) = self.scanner.next()?;
+        self.scanner.next()?;
         let mut entries = Vec::new();
         loop {
             if *self.scanner.peek()?.0 == Token::FlowMappingEnd {
                 break;
             }
             if !entries.is_empty() {
-                if *self.scanner.peek()?.0 != Token::FlowEntry {
-                    return Err(error(start, "did not find expected ',' or '}'"));
+                let (token, mark) = self.scanner.next()?;
+                if token != Token::FlowEntry {
+                    return Err(error(mark, "did not find expected ',' or '}'"));
                 }
-                self.scanner.next()?;
             }
             match self.scanner.peek()?.0 {
                 Token::FlowMappingEnd => break,

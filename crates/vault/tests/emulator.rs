@@ -1,0 +1,190 @@
+//! The client against the emulated Key Vault: real TLS, challenges, permissions and certificates.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{sync::Arc, time::Duration};
+
+use azure_core::{
+    credentials::{AccessToken, TokenCredential, TokenRequestOptions},
+    time::OffsetDateTime,
+};
+use azure_emulator::{Config, Emulator, ObjectKind, Permissions, Vault};
+use serde_json::json;
+use tokio::time::Instant;
+use vault::{
+    Client, ClientOptions, Contents, Credential, FailureKind, FetchError, FetchRequest, Rendering,
+    VaultEndpoint, VaultName, parse_objects,
+};
+
+/// An identity whose tokens come straight from the emulated Entra.
+struct Reader {
+    azure: Arc<Emulator>,
+    client_id: String,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+#[async_trait::async_trait]
+impl TokenCredential for Reader {
+    async fn get_token(
+        &self,
+        scopes: &[&str],
+        _: Option<TokenRequestOptions<'_>>,
+    ) -> azure_core::Result<AccessToken> {
+        let audience = scopes[0].trim_end_matches("/.default");
+        let token = self.azure.entra().issue_token(&self.client_id, audience).unwrap();
+        Ok(AccessToken {
+            token: token.into(),
+            expires_on: OffsetDateTime::now_utc() + Duration::from_mins(5),
+        })
+    }
+}
+
+impl Credential for Reader {
+    fn key(&self) -> Option<&str> {
+        Some(&self.client_id)
+    }
+
+    fn refused(&self, _: &str) {}
+
+    fn describe(&self) -> String {
+        format!("reader {}", self.client_id)
+    }
+}
+
+struct Stage {
+    azure: Arc<Emulator>,
+    vault: Vault,
+    endpoint: VaultEndpoint,
+    client: Client,
+    reader: Arc<Reader>,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let azure = Arc::new(Emulator::start(Config::default()).await.unwrap());
+        let client_id = azure.entra().add_identity("reader").client_id;
+        let vault = azure.vault("kv1");
+        vault.grant(&client_id, Permissions::read());
+        let name = VaultName::parse("kv1").unwrap();
+        let endpoint =
+            VaultEndpoint::new(&name, azure.vault_suffix(), Some(&azure.vault_resource())).unwrap();
+        let client = Client::new(azure.client_builder().build().unwrap(), ClientOptions::default());
+        let reader = Arc::new(Reader { azure: Arc::clone(&azure), client_id });
+        Self { azure, vault, endpoint, client, reader }
+    }
+
+    async fn fetch(&self, objects: &str, max_age: Duration) -> Result<Contents, FetchError> {
+        let objects = parse_objects(objects).unwrap();
+        let request = FetchRequest {
+            endpoint: &self.endpoint,
+            credential: Arc::clone(&self.reader) as Arc<dyn Credential>,
+            objects: &objects,
+            rendering: Rendering { construct_pem_chain: true, separate_cert_and_key_files: true },
+            deadline: Instant::now() + Duration::from_secs(20),
+            max_age,
+        };
+        self.client.fetch(request).await
+    }
+}
+
+fn text(contents: &Contents, path: &str) -> String {
+    let file = contents.files.iter().find(|file| file.path == path).unwrap();
+    String::from_utf8(file.contents.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn every_kind_of_object() {
+    let stage = Stage::new().await;
+    let old = stage.vault.set_secret("plain", "one").unwrap();
+    let new = stage.vault.set_secret("plain", "two").unwrap();
+    stage.vault.create_key("rsa", json!({"kty": "RSA", "key_size": 2048})).unwrap();
+    stage.vault.create_key("ec", json!({"kty": "EC", "crv": "P-521"})).unwrap();
+    for (name, form) in [("pfx", "application/x-pkcs12"), ("pem", "application/x-pem-file")] {
+        let policy = json!({"policy": {
+            "key_props": {"kty": "RSA", "key_size": 2048, "exportable": true},
+            "secret_props": {"contentType": form},
+            "issuer": {"name": "Self"},
+            "x509_props": {"subject": "CN=demo.test.com"},
+        }});
+        stage.vault.create_certificate(name, policy).unwrap();
+    }
+    let contents = stage
+        .fetch(
+            "array:
+            - 'objectName: plain\n\n  objectType: secret\n\n  objectVersionHistory: 2'
+            - '{objectName: plain, objectType: secret, objectAlias: now}'
+            - '{objectName: rsa, objectType: key}'
+            - '{objectName: ec, objectType: key}'
+            - '{objectName: pfx, objectType: cert}'
+            - '{objectName: pfx, objectType: secret, objectAlias: tls/pfx}'
+            - '{objectName: pem, objectType: secret, objectAlias: tls/pem}'
+            - '{objectName: pfx, objectType: secret, objectAlias: raw, objectFormat: pfx, objectEncoding: base64}'
+            ",
+            Duration::ZERO,
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        [text(&contents, "plain/0"), text(&contents, "plain/1"), text(&contents, "now")],
+        ["two", "one", "two"]
+    );
+    let version =
+        |id: &str| contents.versions.iter().find(|version| version.id == id).unwrap().version.clone();
+    for (id, expected) in [("secret/plain/0", &new), ("secret/plain/1", &old), ("secret/plain", &new)] {
+        assert!(expected.ends_with(&version(id)) && !version(id).is_empty(), "{id}: {expected}");
+    }
+    for key in ["rsa", "ec"] {
+        assert!(text(&contents, key).starts_with("-----BEGIN PUBLIC KEY-----\n"));
+    }
+    let certificate = text(&contents, "pfx");
+    assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----\n"));
+    let (key, crt) = (text(&contents, "tls/pfx.key"), text(&contents, "tls/pfx.crt"));
+    assert_eq!(crt, certificate);
+    assert_eq!(text(&contents, "tls/pfx"), format!("{key}{crt}"));
+    assert!(key.starts_with("-----BEGIN PRIVATE KEY-----\n"));
+    assert!(text(&contents, "tls/pem").contains("-----BEGIN CERTIFICATE-----\n"));
+    let raw = contents.files.iter().find(|file| file.path == "raw").unwrap();
+    assert_eq!(raw.contents[0], 0x30, "a binary PFX");
+}
+
+#[tokio::test]
+async fn refusals_name_their_cure() {
+    let stage = Stage::new().await;
+    stage.vault.set_secret("s", "v").unwrap();
+    let object = "array: ['{objectName: s, objectType: secret}']";
+    let missing =
+        stage.fetch("array: ['{objectName: gone, objectType: secret}']", Duration::ZERO).await.unwrap_err();
+    assert_eq!(missing.kind(), FailureKind::NotFound, "{missing}");
+    stage.vault.set_enabled(ObjectKind::Secrets, "s", false).unwrap();
+    let disabled = stage.fetch(object, Duration::ZERO).await.unwrap_err();
+    assert!(disabled.to_string().contains("(SecretDisabled); enable that version"), "{disabled}");
+    stage.vault.set_enabled(ObjectKind::Secrets, "s", true).unwrap();
+    stage.vault.revoke(&stage.reader.client_id);
+    let forbidden = stage.fetch(object, Duration::ZERO).await.unwrap_err();
+    assert_eq!(forbidden.kind(), FailureKind::Forbidden, "{forbidden}");
+    assert!(forbidden.to_string().contains(&stage.reader.client_id), "{forbidden}");
+}
+
+#[tokio::test]
+async fn many_volumes_ask_once() {
+    let stage = Stage::new().await;
+    let names: Vec<String> = (0..5).map(|i| format!("s{i}")).collect();
+    let mut objects = "array:\n".to_owned();
+    for name in &names {
+        stage.vault.set_secret(name, "v").unwrap();
+        objects.push_str("- '{objectName: ");
+        objects.push_str(name);
+        objects.push_str(", objectType: secret}'\n");
+    }
+    let before = stage.azure.counters();
+    let volumes = (0..50).map(|_| stage.fetch(&objects, Duration::from_mins(1)));
+    let volumes = futures::future::join_all(volumes).await;
+    assert!(volumes.iter().all(|contents| contents.as_ref().is_ok_and(|contents| contents.files.len() == 5)));
+    let after = stage.azure.counters();
+    assert_eq!(after.vault_requests() - before.vault_requests(), 5);
+    assert_eq!(after.endpoint("vault.challenge"), 0, "the first guess was right");
+}
