@@ -12,6 +12,8 @@ demo:
 
 # Everything that needs no cluster. What must be installed first is installed.
 test: prepare
+	$(CARGO) build -p csi-node --bins --features fault-points
+	cp target/debug/akv-csi target/debug/akv-csi-fault-points
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
 	hack/csi-sanity.sh
@@ -28,8 +30,13 @@ check: prepare
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 	hack/deny.sh
 
+# Each fuzz target for a short while; FUZZ_SECONDS=600 for longer.
+FUZZ_SECONDS ?= 20
+fuzz:
+	@hack/fuzz.sh $(FUZZ_SECONDS)
+
 # The optimised binary.
 build:
 	$(CARGO) build --release -p csi-node
 
-.PHONY: help demo test prepare check build
+.PHONY: help demo test prepare check fuzz build

@@ -23,3 +23,7 @@ if ! command -v cargo >/dev/null; then
     fi
 fi
 cargo --version >/dev/null || fail "cargo does not run; see https://rustup.rs"
+if [ "$what" = fuzz ]; then
+    command -v g++ >/dev/null || apt_install g++
+    rustc +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+fi

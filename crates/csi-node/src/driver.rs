@@ -6,6 +6,7 @@ use crate::credential::{self, PodCredential};
 use crate::csi::request::PublishRequest;
 use crate::error::{MountError, PublishError, UnpublishError};
 use crate::plan::{MountPlan, PlannedIdentity};
+use crate::service_account::{Annotations, ServiceAccounts};
 use crate::targets::Targets;
 use crate::volume::{Change, Group, Payload, State, TargetPath, Volumes};
 use identity::{Cloud, CloudChoice, Policy, Tokens};
@@ -52,6 +53,7 @@ pub struct Settings {
 pub struct Driver {
     settings: Settings,
     classes: Classes,
+    accounts: ServiceAccounts,
     tokens: Tokens,
     vault: vault::Client,
     volumes: Arc<Volumes>,
@@ -61,7 +63,7 @@ pub struct Driver {
 /// What is remembered of a mounted volume. Nothing here must survive a restart: the kubelet's next republish brings it back.
 #[derive(Debug)]
 struct Mounted {
-    /// When its content was last known to be what the vault holds. `None` when somebody asked for a refresh.
+    /// When the oldest part of its content was what the vault holds. `None` when somebody asked for a refresh.
     checked: Option<Instant>,
     /// How long that is good for.
     interval: Duration,
@@ -150,11 +152,13 @@ impl Driver {
     pub fn new(
         settings: Settings,
         classes: Classes,
+        accounts: ServiceAccounts,
         tokens: Tokens,
         vault: vault::Client,
         volumes: Volumes,
     ) -> Self {
-        Self { settings, classes, tokens, vault, volumes: Arc::new(volumes), targets: Targets::default() }
+        let (volumes, targets) = (Arc::new(volumes), Targets::default());
+        Self { settings, classes, accounts, tokens, vault, volumes, targets }
     }
 
     /// Mounts a volume, or looks after one that is mounted.
@@ -298,7 +302,12 @@ impl Driver {
         }
 
         let failed = |step| PublishError::Mount { pod: pod.clone(), step };
-        let plan = MountPlan::parse(&spec.parameters, request, &self.settings.default_cloud)
+        let account = if MountPlan::leaves_identity_open(&spec.parameters, request) {
+            self.annotations(request, deadline).await
+        } else {
+            Annotations::default()
+        };
+        let plan = MountPlan::parse(&spec.parameters, request, &self.settings.default_cloud, &account)
             .map_err(|faults| failed(MountError::Plan { class: class.clone(), faults }))?;
         let interval = plan.rotation_interval.unwrap_or(self.settings.rotation_interval);
         let cloud = self.cloud(&class, &plan).await.map_err(failed)?;
@@ -345,7 +354,8 @@ impl Driver {
             .await?
             .map_err(|error| failed(error.into()))?;
         let mounted = Mounted {
-            checked: Some(asked),
+            // A value that another volume had fetched is as old here as it is there.
+            checked: Some(contents.asked.unwrap_or(asked)),
             interval,
             request: Arc::new(request.without_secrets()),
             held,
@@ -353,6 +363,18 @@ impl Driver {
             versions: contents.versions,
         };
         Ok((change, mounted))
+    }
+
+    /// What the pod's service account says about its identity. One that cannot be read says nothing: what is missing then is
+    /// told as a fault of the class.
+    async fn annotations(&self, request: &PublishRequest, deadline: Instant) -> Annotations {
+        let pod = &request.pod;
+        let read =
+            timeout_at(deadline, self.accounts.annotations(&pod.namespace, &pod.service_account)).await;
+        read.unwrap_or_else(|_| Err("no answer in time".to_owned())).unwrap_or_else(|error| {
+            tracing::warn!(%pod, service_account = %pod.service_account, error, "the service account cannot be read");
+            Annotations::default()
+        })
     }
 
     /// The cloud of a plan; a custom one's file is read at each use, so that two classes never share a file by accident.
@@ -504,7 +526,9 @@ async fn read_cloud_file(path: &Path) -> std::io::Result<Vec<u8>> {
     let real = tokio::fs::canonicalize(path).await?;
     let is_of_a_pod = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b"kubernetes.io~");
     if real.iter().any(is_of_a_pod) {
-        return Err(std::io::Error::other("the file lies in a pod's volume; only the node's operator can describe a cloud"));
+        return Err(std::io::Error::other(
+            "the file lies in a pod's volume; only the node's operator can describe a cloud",
+        ));
     }
     let length = tokio::fs::metadata(&real).await?.len();
     if length > LARGEST_CLOUD_FILE {

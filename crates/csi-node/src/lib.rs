@@ -4,7 +4,8 @@
 //!
 //! * [`driver`] is the way of one mount, top to bottom; start reading there.
 //! * [`csi`] holds the services the kubelet calls, [`registration`] how the kubelet learns of them, [`endpoint`] the socket.
-//! * [`class`] finds the SecretProviderClass, [`plan`] works out what it asks for, [`credential`] as whom to ask.
+//! * [`class`] finds the SecretProviderClass, [`service_account`] the pod's service account (both in a cluster or, in
+//!   standalone mode, in a folder of [`manifests`]), [`plan`] works out what it asks for, [`credential`] as whom to ask.
 //! * [`volume`] is everything that happens on disk: the tmpfs, the atomic writer, unmounting.
 //! * [`targets`] lets one call at a time work on a target path.
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
@@ -25,9 +26,11 @@ pub mod health;
 pub mod health_server;
 pub mod http;
 pub mod kubernetes;
+pub mod manifests;
 pub mod node;
 pub mod plan;
 pub mod registration;
+pub mod service_account;
 pub mod startup_taint;
 pub mod targets;
 pub mod telemetry;

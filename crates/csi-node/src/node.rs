@@ -8,6 +8,7 @@ use crate::endpoint::BoundSocket;
 use crate::error::StartError;
 use crate::health::Health;
 use crate::registration::{self, Announcement};
+use crate::service_account::ServiceAccounts;
 use crate::volume::{Options, Volumes};
 use crate::{admin, health_server, http, kubernetes, startup_taint, telemetry};
 use identity::{Allowed, ArcAgent, CloudChoice, TokenProxyConfig, Tokens, VmIdentitySource};
@@ -84,15 +85,17 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
         noexec: arguments.volume_noexec,
         ..Options::default()
     });
-    let classes = match (&arguments.secret_provider_classes, kubernetes) {
+    let (classes, accounts) = match (&arguments.secret_provider_classes, kubernetes) {
         (Some(folder), _) => {
             if !folder.is_dir() {
                 let reason = format!("{} is not a folder that can be read", folder.display());
                 return Err(bad_flag("--secret-provider-classes", reason));
             }
-            Classes::Folder(Folder::new(folder.clone()))
+            (Classes::Folder(Folder::new(folder.clone())), ServiceAccounts::Folder(folder.clone()))
         }
-        (None, Some(client)) => Classes::ApiServer(ApiServer::new(client.clone())),
+        (None, Some(client)) => {
+            (Classes::ApiServer(ApiServer::new(client.clone())), ServiceAccounts::ApiServer(client.clone()))
+        }
         (None, None) => return Err(StartError::Kubernetes("none was set up".to_owned())),
     };
     let settings = Settings {
@@ -109,7 +112,7 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
         default_authority: environment("AZURE_AUTHORITY_HOST"),
         policy,
     };
-    Ok(Driver::new(settings, classes, tokens, vault, volumes))
+    Ok(Driver::new(settings, classes, accounts, tokens, vault, volumes))
 }
 
 /// Binds the CSI socket, serves it, then announces it to the kubelet; after a signal the other way round.

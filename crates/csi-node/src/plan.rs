@@ -2,6 +2,7 @@
 
 use crate::cli::go_flags::{parse_bool, parse_duration};
 use crate::csi::request::PublishRequest;
+use crate::service_account::Annotations;
 use identity::{ClientId, CloudChoice, TenantId, VmIdentity};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,7 +63,8 @@ impl MountPlan {
     /// Works out the plan of a volume.
     ///
     /// `parameters` are the class's; the pod's volume attributes win over them, as in the reference. `default_cloud` serves
-    /// where neither names a cloud.
+    /// where neither names a cloud, `account` (the annotations of the pod's service account) where neither names a client or
+    /// tenant; see [`MountPlan::leaves_identity_open`].
     ///
     /// # Errors
     /// All faults of the class and the pod's attributes, each with its field path, value and cure.
@@ -70,6 +72,7 @@ impl MountPlan {
         parameters: &BTreeMap<String, String>,
         request: &PublishRequest,
         default_cloud: &str,
+        account: &Annotations,
     ) -> Result<Self, Faults> {
         let fields = Fields { parameters, attributes: &request.attributes };
         let mut faults = Vec::new();
@@ -108,12 +111,15 @@ impl MountPlan {
 
         // `tenantID` wins when both are given, as in the reference; its message spells the other one either way.
         let tenant_key = if fields.get("tenantID").is_empty() { "tenantId" } else { "tenantID" };
-        let tenant = match fields.get(tenant_key) {
+        let given =
+            Some(fields.get(tenant_key)).filter(|tenant| !tenant.is_empty()).or(account.tenant_id.as_deref());
+        let tenant = match given.unwrap_or_default() {
             "" => {
                 faults.push(Fault::new(
                     fields.path("tenantId"),
                     "tenantId is not provided",
-                    "give the vault's tenant: az keyvault show --name VAULT --query properties.tenantId",
+                    "give the vault's tenant (az keyvault show --name VAULT --query properties.tenantId), or annotate the service \
+                     account with azure.workload.identity/tenant-id",
                 ));
                 None
             }
@@ -142,7 +148,10 @@ impl MountPlan {
             })
             .ok();
 
-        let client_id = Some(fields.get("clientID")).filter(|id| !id.is_empty()).and_then(|id| {
+        // A pod that brings credentials of an application does not mean its service account's identity.
+        let of_account = account.client_id.as_deref().filter(|_| !request.names_principal);
+        let given = Some(fields.get("clientID")).filter(|id| !id.is_empty()).or(of_account);
+        let client_id = given.and_then(|id| {
             ClientId::parse(id)
                 .map_err(|error| {
                     let cure = "give the client id of the application or managed identity";
@@ -153,11 +162,12 @@ impl MountPlan {
         let identity = if vm_identity {
             fields.vm_identity(&mut faults).map(PlannedIdentity::Vm)
         } else if token_proxy {
-            if fields.get("clientID").is_empty() {
+            if given.is_none() {
                 faults.push(Fault::new(
                     fields.path("clientID"),
                     "failed to build auth config for mode AzureTokenProxy: clientID is required for identity binding",
-                    "give the client id of the managed identity that is bound to this cluster",
+                    "give the client id of the managed identity that is bound to this cluster, or annotate the service account \
+                     with azure.workload.identity/client-id",
                 ));
             }
             tenant.zip(client_id).map(|(tenant, client_id)| PlannedIdentity::TokenProxy { tenant, client_id })
@@ -210,6 +220,17 @@ impl MountPlan {
             // Each of the three is missing only where a fault was noted, so this cannot be reached.
             _ => Err(Fault::new("parameters", "the class is incomplete", "").into()),
         }
+    }
+}
+
+impl MountPlan {
+    /// Whether a class leaves out a client or tenant that the annotations of the pod's service account could name.
+    pub fn leaves_identity_open(parameters: &BTreeMap<String, String>, request: &PublishRequest) -> bool {
+        let fields = Fields { parameters, attributes: &request.attributes };
+        let on = |key| parse_bool(fields.get(key)).unwrap_or(false);
+        let no_client = fields.get("clientID").is_empty() && !request.names_principal;
+        let no_tenant = fields.get("tenantID").is_empty() && fields.get("tenantId").is_empty();
+        !on("usePodIdentity") && !on("useVMManagedIdentity") && (no_client || no_tenant)
     }
 }
 
@@ -297,7 +318,7 @@ mod tests {
         let good = [("keyvaultName", "shop-kv"), ("tenantId", "t-1"), ("objects", OBJECTS)];
         let parameters: BTreeMap<String, String> =
             good.iter().chain(parameters).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        MountPlan::parse(&parameters, &request(attributes), "AzurePublicCloud")
+        MountPlan::parse(&parameters, &request(attributes), "AzurePublicCloud", &Annotations::default())
     }
 
     fn identity(parameters: &[(&str, &str)]) -> PlannedIdentity {
@@ -372,6 +393,33 @@ mod tests {
     }
 
     #[test]
+    fn the_service_account_fills_in_what_the_class_leaves_out() {
+        let account = Annotations { client_id: Some("c-sa".into()), tenant_id: Some("t-sa".into()) };
+        let plan = |parameters: &[(&str, &str)], principal: bool| {
+            let parameters: BTreeMap<String, String> = [("keyvaultName", "shop-kv"), ("objects", OBJECTS)]
+                .iter()
+                .chain(parameters)
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect();
+            let mut request = request(&[]);
+            request.names_principal = principal;
+            let open = MountPlan::leaves_identity_open(&parameters, &request);
+            (open, MountPlan::parse(&parameters, &request, "AzurePublicCloud", &account).unwrap().identity)
+        };
+        let workload = |tenant, client| PlannedIdentity::Workload {
+            tenant: TenantId::parse(tenant).unwrap(),
+            client_id: ClientId::parse(client).unwrap(),
+        };
+        assert_eq!(plan(&[], false), (true, workload("t-sa", "c-sa")));
+        assert_eq!(plan(&[("tenantId", "t")], false), (true, workload("t", "c-sa")));
+        assert_eq!(plan(&[("tenantId", "t"), ("clientID", "c")], false), (false, workload("t", "c")));
+        // A pod with credentials of its own does not mean the service account's identity.
+        let principal = PlannedIdentity::ServicePrincipal { tenant: TenantId::parse("t").unwrap() };
+        assert_eq!(plan(&[("tenantId", "t")], true), (false, principal));
+        assert!(!plan(&[("tenantId", "t"), ("useVMManagedIdentity", "true")], false).0);
+    }
+
+    #[test]
     fn all_faults_are_told_at_once() {
         let faults = plan(
             &[
@@ -397,7 +445,7 @@ mod tests {
         ) {
             let mut parameters = parameters;
             parameters.insert("useVMManagedIdentity".into(), flag);
-            let _ = MountPlan::parse(&parameters, &request(&[]), "AzurePublicCloud");
+            let _ = MountPlan::parse(&parameters, &request(&[]), "AzurePublicCloud", &Annotations::default());
         }
     }
 }

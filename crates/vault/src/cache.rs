@@ -60,7 +60,7 @@ struct Home<V: Send + Sync + 'static, E: Failing> {
 pub(crate) struct Held<V: Send + Sync + 'static, E: Failing> {
     pub(crate) value: V,
     /// When its request began.
-    asked: Instant,
+    pub(crate) asked: Instant,
     home: Option<Home<V, E>>,
 }
 

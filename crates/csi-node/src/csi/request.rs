@@ -2,7 +2,7 @@
 
 use crate::volume::TargetPath;
 use proto::csi::{NodePublishVolumeRequest, volume_capability::AccessType};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -91,6 +91,8 @@ pub struct PublishRequest {
     pub attributes: BTreeMap<String, String>,
     /// Service-account tokens, as JSON by audience.
     pub tokens: Option<SecretString>,
+    /// Whether the pod's `nodePublishSecretRef` names an application to sign in as.
+    pub names_principal: bool,
     /// Data of the pod's `nodePublishSecretRef`, tokens excepted.
     pub secrets: BTreeMap<String, SecretString>,
 }
@@ -138,6 +140,9 @@ impl PublishRequest {
         // kubelet put into the secrets wins, always.
         let planted = attributes.remove(TOKENS_KEY).map(SecretString::from);
         let tokens = secrets.remove(TOKENS_KEY).or(planted);
+        let names_principal = secrets
+            .iter()
+            .any(|(key, value)| key.eq_ignore_ascii_case("clientid") && !value.expose_secret().is_empty());
 
         Ok(Self {
             volume_id: request.volume_id,
@@ -148,6 +153,7 @@ impl PublishRequest {
             group,
             attributes,
             tokens,
+            names_principal,
             secrets,
         })
     }
@@ -166,6 +172,7 @@ impl PublishRequest {
             group: self.group,
             attributes: self.attributes.clone(),
             tokens: None,
+            names_principal: self.names_principal,
             secrets: BTreeMap::new(),
         }
     }
@@ -187,7 +194,6 @@ pub fn parse_target(path: &str) -> Result<TargetPath, InvalidRequest> {
 mod tests {
     use super::*;
     use proto::csi::{VolumeCapability, volume_capability::MountVolume};
-    use secrecy::ExposeSecret;
 
     fn capability(group: &str) -> Option<VolumeCapability> {
         let mount = MountVolume { volume_mount_group: group.to_owned(), ..MountVolume::default() };

@@ -2,6 +2,7 @@
 
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// What came of it.
@@ -14,6 +15,8 @@ pub struct Contents {
     pub versions: Vec<ObjectVersion>,
     /// Keeps the values in the cache. Hold it as long as the volume is mounted.
     pub lease: Lease,
+    /// When the oldest of the values was asked for: what is shown is at least as old as that. `None` without values.
+    pub asked: Option<Instant>,
     /// The age of the oldest value that stood in for one that could not be had; `None` when all are as fresh as asked.
     pub stale: Option<Duration>,
 }

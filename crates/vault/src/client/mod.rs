@@ -103,7 +103,13 @@ struct Fetched {
     files: Vec<File>,
     versions: Vec<ObjectVersion>,
     held: Vec<Arc<dyn Any + Send + Sync>>,
+    asked: Option<Instant>,
     stale: Option<Duration>,
+}
+
+/// The earlier of two moments, where there are any.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 /// A cause, and whether it struck the list of versions.
@@ -165,12 +171,18 @@ impl Client {
             failures.sort_by_key(|(index, _)| *index);
             return Err(FetchError::new(failures.into_iter().map(|(_, failure)| failure).collect()));
         }
-        let mut contents =
-            Contents { files: Vec::new(), versions: Vec::new(), lease: Lease::default(), stale: None };
+        let mut contents = Contents {
+            files: Vec::new(),
+            versions: Vec::new(),
+            lease: Lease::default(),
+            asked: None,
+            stale: None,
+        };
         for object in fetched.into_iter().flatten() {
             contents.files.extend(object.files);
             contents.versions.extend(object.versions);
             contents.lease.held.extend(object.held);
+            contents.asked = earlier(contents.asked, object.asked);
             contents.stale = contents.stale.max(object.stale);
         }
         Ok(contents)
@@ -190,11 +202,12 @@ impl Client {
         let names =
             names.iter().skip_while(|name| start.as_ref().is_some_and(|start| start != *name)).take(most);
         let each = names.enumerate().map(|(index, name)| self.version(request, object, name, Some(index)));
-        let mut fetched = Fetched { stale: list.stale, ..Fetched::default() };
+        let mut fetched = Fetched { asked: Some(list.held.asked), stale: list.stale, ..Fetched::default() };
         for version in try_join_all(each).await? {
             fetched.files.extend(version.files);
             fetched.versions.extend(version.versions);
             fetched.held.extend(version.held);
+            fetched.asked = earlier(fetched.asked, version.asked);
             fetched.stale = fetched.stale.max(version.stale);
         }
         fetched.held.push(list.held);
@@ -232,7 +245,8 @@ impl Client {
             .into_iter()
             .map(|part| File { path: format!("{base}{}", part.suffix), mode, contents: part.bytes })
             .collect();
-        Ok(Fetched { files, versions, held: vec![held], stale })
+        let asked = Some(held.asked);
+        Ok(Fetched { files, versions, held: vec![held], asked, stale })
     }
 
     /// The vault's answer, shared with whoever wants the same as the same identity.
