@@ -18,6 +18,7 @@ const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
 const CLASS: &str = "secretProviderClass";
 
 /// A volume of a pod, and the request that publishes it. The request's fields may be changed between calls.
+#[derive(Clone)]
 pub struct Call {
     /// The request as it will be sent.
     pub request: NodePublishVolumeRequest,

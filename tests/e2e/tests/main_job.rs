@@ -227,3 +227,26 @@ async fn a_call_in_flight_is_finished_before_the_driver_ends() {
     assert!(status.success());
     assert_eq!(call.read("secret1"), "Hello!");
 }
+
+#[tokio::test]
+async fn a_service_accounts_annotations_fill_in_client_and_tenant() {
+    if !can_mount() {
+        return;
+    }
+    let stage = Stage::start(StageOptions::default()).await;
+    stage.fill_vault();
+    let account = format!(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: workload-identity-sa\n  annotations:\n    \
+         azure.workload.identity/client-id: {}\n    azure.workload.identity/tenant-id: {}\n",
+        stage.workload_identity.client_id,
+        stage.azure.tenant()
+    );
+    let object = "objectName: secret1\nobjectType: secret";
+    stage.deploy("open", &class(&stage, "open", &[object], &[("clientID", ""), ("tenantId", "")]));
+    let call = Call::new(&stage, "web", "open");
+    let refused = call.publish().await.unwrap_err();
+    assert!(refused.message().contains("azure.workload.identity/tenant-id"), "{}", refused.message());
+    stage.deploy("account", &account);
+    call.publish().await.unwrap();
+    assert_eq!(call.read("secret1"), "Hello!");
+}
