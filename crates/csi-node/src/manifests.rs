@@ -82,7 +82,7 @@ pub fn find(folder: &Path, wanted: Wanted<'_>) -> io::Result<Found> {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    found.trouble.push(format!("{}: {}", file.display(), one_line(&error.to_string())))
+                    found.trouble.push(format!("{}: {}", file.display(), one_line(&error.to_string())));
                 }
             }
         }

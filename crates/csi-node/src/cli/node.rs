@@ -314,7 +314,7 @@ mod tests {
         let line = ["akv-csi", "node"].iter().chain(arguments).map(OsString::from);
         match Cli::read(line).unwrap().command {
             Command::Node(node) => *node,
-            other => panic!("{other:?}"),
+            other @ Command::Refresh(_) => panic!("{other:?}"),
         }
     }
 

@@ -195,9 +195,9 @@ mod tests {
     use super::*;
     use proto::csi::{VolumeCapability, volume_capability::MountVolume};
 
-    fn capability(group: &str) -> Option<VolumeCapability> {
+    fn capability(group: &str) -> VolumeCapability {
         let mount = MountVolume { volume_mount_group: group.to_owned(), ..MountVolume::default() };
-        Some(VolumeCapability { access_type: Some(AccessType::Mount(mount)), access_mode: None })
+        VolumeCapability { access_type: Some(AccessType::Mount(mount)), access_mode: None }
     }
 
     fn request() -> NodePublishVolumeRequest {
@@ -212,7 +212,7 @@ mod tests {
         NodePublishVolumeRequest {
             volume_id: "csi-1".into(),
             target_path: "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~csi/s/mount".into(),
-            volume_capability: capability(""),
+            volume_capability: Some(capability("")),
             readonly: true,
             volume_context: context.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             ..NodePublishVolumeRequest::default()
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(refusal(|r| r.target_path.clear()), "Target path missing in request");
         assert!(refusal(|r| r.volume_context.clear()).starts_with("Volume attributes missing in request"));
         assert!(refusal(|r| r.target_path = "relative".into()).contains("\"relative\""));
-        assert!(refusal(|r| r.volume_capability = capability("staff")).contains("\"staff\""));
+        assert!(refusal(|r| r.volume_capability = Some(capability("staff"))).contains("\"staff\""));
     }
 
     #[test]
