@@ -14,11 +14,15 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use vault::{FetchRequest, Lease, ObjectVersion, Rendering, VaultEndpoint};
 
 /// The mode of files whose object has no `filePermission`.
 const DEFAULT_MODE: u32 = 0o644;
+
+/// Mounting takes the kernel a fraction of a millisecond; more threads than this only cost memory.
+const MOUNTS_AT_ONCE: usize = 16;
 
 /// How long the former generation of files stays after a switch, for readers that have already looked up `..data`.
 const TIDY_AFTER: Duration = Duration::from_secs(5);
@@ -57,6 +61,8 @@ pub struct Driver {
     tokens: Tokens,
     vault: vault::Client,
     volumes: Arc<Volumes>,
+    /// Bounds the threads that mount and write at once.
+    disk: Arc<Semaphore>,
     targets: Targets<Mounted>,
 }
 
@@ -157,8 +163,8 @@ impl Driver {
         vault: vault::Client,
         volumes: Volumes,
     ) -> Self {
-        let (volumes, targets) = (Arc::new(volumes), Targets::default());
-        Self { settings, classes, accounts, tokens, vault, volumes, targets }
+        let (volumes, disk) = (Arc::new(volumes), Arc::new(Semaphore::new(MOUNTS_AT_ONCE)));
+        Self { settings, classes, accounts, tokens, vault, volumes, disk, targets: Targets::default() }
     }
 
     /// Mounts a volume, or looks after one that is mounted.
@@ -169,14 +175,17 @@ impl Driver {
     /// [`PublishError`]. Nothing is mounted then that was not mounted before.
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Outcome, PublishError> {
         let (driver, target) = (Arc::clone(self), request.target.clone());
-        let work = tokio::spawn(async move { driver.publish_claimed(request).await });
-        let result = work.await.unwrap_or_else(|failure| {
-            Err(PublishError::Internal { target: target.to_string(), cause: failure.to_string() })
+        let work = tokio::spawn(async move {
+            let target = request.target.clone();
+            let outcome = driver.publish_claimed(request).await;
+            if matches!(outcome, Ok(Outcome::Rotated)) {
+                driver.tidy_later(target);
+            }
+            outcome
         });
-        if matches!(result, Ok(Outcome::Rotated)) {
-            self.tidy_later(target);
-        }
-        result
+        work.await.unwrap_or_else(|failure| {
+            Err(PublishError::Internal { target: target.to_string(), cause: failure.to_string() })
+        })
     }
 
     /// Removes what a switch has left, when nobody can be on the way to it any more. If this process ends before, the next
@@ -514,9 +523,13 @@ impl Driver {
     ) -> Result<T, PublishError> {
         let (volumes, target) = (Arc::clone(&self.volumes), target.clone());
         let name = target.to_string();
-        tokio::task::spawn_blocking(move || work(&volumes, &target))
-            .await
-            .map_err(|failure| PublishError::Internal { target: name, cause: failure.to_string() })
+        // The semaphore is never closed; without a permit the work is done all the same.
+        let permit = Arc::clone(&self.disk).acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work(&volumes, &target)
+        });
+        done.await.map_err(|failure| PublishError::Internal { target: name, cause: failure.to_string() })
     }
 }
 

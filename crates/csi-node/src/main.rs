@@ -7,6 +7,11 @@ use std::process::ExitCode;
 /// Exit code for a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
 
+/// Threads that run the driver's tasks.
+const MOST_WORKERS: usize = 4;
+/// Threads that mount, write and look up names.
+const MOST_BLOCKED: usize = 64;
+
 /// Prints a line for each volume. Exit code 1 when one could not be refreshed, or none was found.
 async fn refresh(arguments: RefreshArgs) -> ExitCode {
     let socket =
@@ -61,13 +66,17 @@ fn main() -> ExitCode {
         eprintln!("akv-csi: cannot switch core dumps off: {error}");
         return ExitCode::FAILURE;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("akv-csi: cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    // Waiting for answers is most of the work, and nodes with a hundred cores are to be left to their pods.
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime =
+        match runtime.worker_threads(workers).max_blocking_threads(MOST_BLOCKED).enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("akv-csi: cannot start the runtime: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
     let result = match cli.command {
         Command::Node(arguments) => runtime.block_on(csi_node::node::run(*arguments)),
         Command::Refresh(arguments) => return runtime.block_on(refresh(arguments)),
