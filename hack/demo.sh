@@ -8,12 +8,4 @@ cargo build -p csi-node -p e2e --bins
 
 demo=(target/debug/demo)
 [ -z "${KEEP:-}" ] || demo+=(--keep)
-if [ "$(id -u)" = 0 ]; then
-    exec "${demo[@]}"
-elif unshare -Urm true 2>/dev/null; then
-    say "not root: running in a user namespace"
-    exec unshare -Urm "${demo[@]}"
-else
-    fail "mounting needs root or user namespaces, and this kernel gives neither to $(id -un): run 'sudo make demo', or allow
-user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
-fi
+exec hack/as-mounter.sh "${demo[@]}"
