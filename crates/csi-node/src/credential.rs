@@ -79,4 +79,8 @@ impl vault::Credential for PodCredential {
     fn describe(&self) -> String {
         self.0.describe()
     }
+
+    fn source(&self) -> String {
+        self.0.source()
+    }
 }

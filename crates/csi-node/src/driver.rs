@@ -2,6 +2,7 @@
 //! for differs, and what happens when something fails.
 
 use crate::class::{ClassName, Classes};
+use crate::cloud_file;
 use crate::credential::{self, PodCredential};
 use crate::csi::request::PublishRequest;
 use crate::error::{MountError, PublishError, UnpublishError};
@@ -11,7 +12,8 @@ use crate::targets::Targets;
 use crate::volume::{Change, Group, Payload, State, TargetPath, Volumes};
 use identity::{Cloud, CloudChoice, Policy, Tokens};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -26,9 +28,6 @@ const MOUNTS_AT_ONCE: usize = 16;
 
 /// How long the former generation of files stays after a switch, for readers that have already looked up `..data`.
 const TIDY_AFTER: Duration = Duration::from_secs(5);
-
-/// A custom cloud's file is a few kilobytes.
-const LARGEST_CLOUD_FILE: u64 = 1024 * 1024;
 
 /// The choices of the operator.
 #[derive(Debug, Clone)]
@@ -213,7 +212,7 @@ impl Driver {
         // What is on disk decides, not what is remembered: only a mount whose `..data` resolves is a published volume.
         let mount_failed = |step| PublishError::Mount { pod: request.pod.clone(), step };
         let state =
-            self.on_disk(&target, Volumes::state).await?.map_err(|error| mount_failed(error.into()))?;
+            self.on_disk(&target, Volumes::recover).await?.map_err(|error| mount_failed(error.into()))?;
         let complete = matches!(state, State::Complete);
         let refresh_asked = claim.as_ref().is_some_and(|mounted| mounted.checked.is_none());
         if complete && !refresh_asked {
@@ -281,13 +280,13 @@ impl Driver {
         deadline: Instant,
     ) -> Result<(Change, Mounted), PublishError> {
         let pod = &request.pod;
-        if request.class.is_empty() {
-            return Err(PublishError::NoClass { pod: pod.clone() });
-        }
         for (missing, value) in [("name", &pod.name), ("namespace", &pod.namespace)] {
             if value.is_empty() {
                 return Err(PublishError::NoPodInfo { missing, volume: request.volume_id.clone() });
             }
+        }
+        if request.class.is_empty() {
+            return Err(PublishError::NoClass { pod: pod.clone() });
         }
         let class = ClassName { namespace: pod.namespace.clone(), name: request.class.clone() };
         let read = timeout_at(deadline, self.classes.get(&class)).await;
@@ -322,7 +321,8 @@ impl Driver {
         let cloud = self.cloud(&class, &plan).await.map_err(failed)?;
         let (held, max_age) = match demand {
             Demand::Call { max_age } => {
-                let credential = self.credential(&class, &plan, &cloud, request).map_err(failed)?;
+                let credential =
+                    self.credential(&class, &spec.parameters, &plan, &cloud, request).map_err(failed)?;
                 (Held { credential, identity: plan.identity.clone(), cloud: cloud.clone() }, *max_age)
             }
             Demand::Refresh { held } if held.identity == plan.identity && held.cloud == cloud => {
@@ -396,8 +396,10 @@ impl Driver {
                     return Err(MountError::NoCloudFile { class: class.clone() });
                 };
                 let wrong = |cause| MountError::Cloud { class: class.clone(), cause };
-                let bytes = read_cloud_file(path)
+                let file = path.clone();
+                let bytes = tokio::task::spawn_blocking(move || cloud_file::read(&file))
                     .await
+                    .unwrap_or_else(|failure| Err(std::io::Error::other(failure)))
                     .map_err(|error| wrong(Cloud::unreadable_file(path, &error)))?;
                 Cloud::from_file(&bytes, self.settings.default_authority.as_deref()).map_err(wrong)?
             }
@@ -409,6 +411,7 @@ impl Driver {
     fn credential(
         &self,
         class: &ClassName,
+        parameters: &BTreeMap<String, String>,
         plan: &MountPlan,
         cloud: &Cloud,
         request: &PublishRequest,
@@ -419,7 +422,13 @@ impl Driver {
                 PlannedIdentity::TokenProxy { .. } => "AzureTokenProxy",
                 PlannedIdentity::Vm(_) => "VMManagedIdentity",
             };
-            MountError::Identity { class: class.clone(), mode, cause }
+            let cure = match plan.identity {
+                PlannedIdentity::ServicePrincipal { .. } if !request.names_principal => {
+                    format!("; {}", MountPlan::identity_cure(parameters, request))
+                }
+                _ => String::new(),
+            };
+            MountError::Identity { class: class.clone(), mode, cause, cure }
         };
         self.settings.policy.admit_cloud(cloud.name()).map_err(refused)?;
         credential::of_plan(&self.tokens, &plan.identity, cloud, request).map_err(refused)
@@ -531,21 +540,4 @@ impl Driver {
         });
         done.await.map_err(|failure| PublishError::Internal { target: name, cause: failure.to_string() })
     }
-}
-
-/// Reads the file that describes a custom cloud. A pod's author can name any path, so a file that a pod may have written is
-/// not taken: it would make a server of the pod's choice the one that is sent credentials.
-async fn read_cloud_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    let real = tokio::fs::canonicalize(path).await?;
-    let is_of_a_pod = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b"kubernetes.io~");
-    if real.iter().any(is_of_a_pod) {
-        return Err(std::io::Error::other(
-            "the file lies in a pod's volume; only the node's operator can describe a cloud",
-        ));
-    }
-    let length = tokio::fs::metadata(&real).await?.len();
-    if length > LARGEST_CLOUD_FILE {
-        return Err(std::io::Error::other(format!("{length} bytes are too many for a cloud's description")));
-    }
-    tokio::fs::read(&real).await
 }

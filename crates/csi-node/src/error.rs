@@ -137,7 +137,7 @@ pub enum MountError {
     },
     /// The identity cannot be built from what the class and the request say, or the operator does not allow it.
     #[error(
-        "failed to mount objects, error: SecretProviderClass {class}: failed to build auth config for mode {mode}: {cause}"
+        "failed to mount objects, error: SecretProviderClass {class}: failed to build auth config for mode {mode}: {cause}{cure}"
     )]
     Identity {
         /// The class in question.
@@ -146,6 +146,8 @@ pub enum MountError {
         mode: &'static str,
         /// What is missing or wrong.
         cause: identity::Error,
+        /// What to write into the class, where the cause does not say it; empty or starts with a separator.
+        cure: String,
     },
     /// A refresh between two calls of the kubelet found that the class names another identity now.
     #[error(

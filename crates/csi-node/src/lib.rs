@@ -5,7 +5,7 @@
 //! * [`driver`] is the way of one mount, top to bottom; start reading there.
 //! * [`csi`] holds the services the kubelet calls, [`registration`] how the kubelet learns of them, [`endpoint`] the socket.
 //! * [`class`] finds the SecretProviderClass, [`service_account`] the pod's service account (both in a cluster or, in
-//!   standalone mode, in a folder of [`manifests`]), [`plan`] works out what it asks for, [`credential`] as whom to ask.
+//!   standalone mode, in a folder of [`manifests`]), [`plan`] works out what it asks for, [`cloud_file`] reads a custom cloud, [`credential`] as whom to ask.
 //! * [`volume`] is everything that happens on disk: the tmpfs, the atomic writer, unmounting.
 //! * [`targets`] lets one call at a time work on a target path.
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
@@ -16,6 +16,7 @@
 pub mod admin;
 pub mod class;
 pub mod cli;
+pub mod cloud_file;
 pub mod credential;
 pub mod csi;
 pub mod driver;

@@ -38,6 +38,9 @@ struct Header {
     kind: Option<String>,
     #[serde(default)]
     metadata: Option<Metadata>,
+    /// Of a list, as `kubectl get -o yaml` writes it.
+    #[serde(default)]
+    items: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,6 +82,14 @@ pub fn find(folder: &Path, wanted: Wanted<'_>) -> io::Result<Found> {
             match serde_saphyr::from_str::<Option<Header>>(document) {
                 Ok(Some(header)) if header.is(wanted) => {
                     found.documents.push((file.clone(), document.to_owned()));
+                }
+                Ok(Some(Header { items: Some(serde_json::Value::Array(items)), .. })) => {
+                    let is_wanted = |item: &serde_json::Value| {
+                        Header::deserialize(item).is_ok_and(|header| header.is(wanted))
+                    };
+                    // JSON is YAML, so an item can be read like any other document.
+                    let documents = items.iter().filter(|item| is_wanted(item)).map(ToString::to_string);
+                    found.documents.extend(documents.map(|document| (file.clone(), document)));
                 }
                 Ok(_) => {}
                 Err(error) => {

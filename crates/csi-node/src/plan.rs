@@ -99,7 +99,7 @@ impl MountPlan {
             "" => {
                 faults.push(Fault::new(
                     fields.path("keyvaultName"),
-                    "keyvaultName is not provided",
+                    format!("keyvaultName is not provided{}", fields.near_miss("keyvaultName")),
                     "give the name of the vault, which is the first part of its host name",
                 ));
                 None
@@ -117,7 +117,7 @@ impl MountPlan {
             "" => {
                 faults.push(Fault::new(
                     fields.path("tenantId"),
-                    "tenantId is not provided",
+                    format!("tenantId is not provided{}", fields.tenant_near_miss()),
                     "give the vault's tenant (az keyvault show --name VAULT --query properties.tenantId), or annotate the service \
                      account with azure.workload.identity/tenant-id",
                 ));
@@ -151,7 +151,8 @@ impl MountPlan {
         // A pod that brings credentials of an application does not mean its service account's identity.
         let of_account = account.client_id.as_deref().filter(|_| !request.names_principal);
         let given = Some(fields.get("clientID")).filter(|id| !id.is_empty()).or(of_account);
-        let client_id = given.and_then(|id| {
+        // Beside a VM identity a client id has no use, and what is wrong with it does not matter.
+        let client_id = given.filter(|_| !vm_identity).and_then(|id| {
             ClientId::parse(id)
                 .map_err(|error| {
                     let cure = "give the client id of the application or managed identity";
@@ -177,16 +178,12 @@ impl MountPlan {
             tenant.map(|tenant| PlannedIdentity::ServicePrincipal { tenant })
         };
 
+        // Not a key of the reference, which ignores it with any value: what mounts there has to mount here.
         let rotation_interval =
             Some(fields.get("rotationPollInterval")).filter(|text| !text.is_empty()).and_then(|text| {
-                parse_duration(text)
-                    .map_err(|problem| {
-                        let cure = "leave it out for the driver's own interval";
-                        faults.push(
-                            Fault::new(fields.path("rotationPollInterval"), problem, cure).with_value(text),
-                        );
-                    })
-                    .ok()
+                let ignored =
+                    |problem| tracing::warn!(pod = %request.pod, problem, "rotationPollInterval is ignored");
+                parse_duration(text).map_err(ignored).ok()
             });
 
         let objects = match fields.get("objects") {
@@ -224,6 +221,22 @@ impl MountPlan {
 }
 
 impl MountPlan {
+    /// What to write into a class that names no identity, for the message of a pod that brings none either. The class then
+    /// stands for a service principal, which hardly anybody means.
+    pub fn identity_cure(parameters: &BTreeMap<String, String>, request: &PublishRequest) -> String {
+        let fields = Fields { parameters, attributes: &request.attributes };
+        let mut cure = format!("the class has no clientID{}", fields.near_miss("clientID"));
+        cure.push_str(" and useVMManagedIdentity is not \"true\"");
+        if !fields.get("userAssignedIdentityID").is_empty() {
+            cure.push_str(" although userAssignedIdentityID is given");
+        }
+        cure.push_str(
+            ": set clientID for workload identity, or useVMManagedIdentity: \"true\" for an identity of the VM, or give the pod's \
+             volume a nodePublishSecretRef with clientid and clientsecret",
+        );
+        cure
+    }
+
     /// Whether a class leaves out a client or tenant that the annotations of the pod's service account could name.
     pub fn leaves_identity_open(parameters: &BTreeMap<String, String>, request: &PublishRequest) -> bool {
         let fields = Fields { parameters, attributes: &request.attributes };
@@ -244,6 +257,26 @@ impl<'a> Fields<'a> {
     /// A value without surrounding white space; empty when it is given nowhere.
     fn get(&self, key: &str) -> &'a str {
         self.attributes.get(key).or_else(|| self.parameters.get(key)).map_or("", |value| value.trim())
+    }
+
+    /// A key that differs from this one in letter case only and so is not read, as a hint.
+    fn near_miss(&self, key: &str) -> String {
+        let mut keys = self.attributes.keys().chain(self.parameters.keys());
+        let other = keys.find(|other| other.eq_ignore_ascii_case(key) && *other != key);
+        other.map_or_else(String::new, |other| {
+            format!(" (there is a {other}, which is not read: letter case matters)")
+        })
+    }
+
+    /// The same for the tenant, which has two spellings that are read.
+    fn tenant_near_miss(&self) -> String {
+        let mut keys = self.attributes.keys().chain(self.parameters.keys());
+        let other = keys.find(|other| {
+            other.eq_ignore_ascii_case("tenantId") && !["tenantId", "tenantID"].contains(&other.as_str())
+        });
+        other.map_or_else(String::new, |other| {
+            format!(" (there is a {other}, which is not read: letter case matters)")
+        })
     }
 
     /// Where the value stands, for messages.
@@ -273,23 +306,13 @@ impl<'a> Fields<'a> {
         let (id, object_id) = (self.get("userAssignedIdentityID"), self.get("userAssignedIdentityObjectID"));
         match (id, object_id) {
             ("", object_id) if !object_id.is_empty() => Some(VmIdentity::ObjectId(object_id.to_owned())),
-            (id, "") => VmIdentity::from_user_assigned_id(id)
+            // Only the first is a key of the reference, so it wins when both are given.
+            (id, _) => VmIdentity::from_user_assigned_id(id)
                 .map_err(|error| {
                     let cure = "give the identity's client id or resource id; leave it empty for the VM's own identity";
                     faults.push(Fault::new(self.path("userAssignedIdentityID"), error.to_string(), cure).with_value(id));
                 })
                 .ok(),
-            (_, object_id) => {
-                faults.push(
-                    Fault::new(
-                        self.path("userAssignedIdentityObjectID"),
-                        "userAssignedIdentityID is given as well, and both name an identity",
-                        "remove one of the two",
-                    )
-                    .with_value(object_id),
-                );
-                None
-            }
         }
     }
 }
@@ -350,8 +373,13 @@ mod tests {
             identity(&[vm, ("userAssignedIdentityObjectID", "o-1")]),
             PlannedIdentity::Vm(VmIdentity::ObjectId("o-1".into()))
         );
-        assert!(
-            plan(&[vm, ("userAssignedIdentityID", "c"), ("userAssignedIdentityObjectID", "o")], &[]).is_err()
+        assert_eq!(
+            identity(&[vm, ("userAssignedIdentityID", "c-1"), ("userAssignedIdentityObjectID", "o-1")]),
+            identity(&[vm, ("userAssignedIdentityID", "c-1")])
+        );
+        assert_eq!(
+            identity(&[vm, ("clientID", "<your client id>")]),
+            PlannedIdentity::Vm(VmIdentity::SystemAssigned)
         );
     }
 
@@ -390,6 +418,7 @@ mod tests {
             Some(Duration::from_secs(30))
         );
         assert_eq!(plan_of(&[]).rotation_interval, None);
+        assert_eq!(plan_of(&[("rotationPollInterval", "5")]).rotation_interval, None);
     }
 
     #[test]

@@ -6,9 +6,9 @@ use tracing_subscriber::EnvFilter;
 ///
 /// `verbosity` counts as the reference's `-v` does. `AKV_CSI_LOG`, in the syntax of `tracing` filters
 /// (`info,vault=debug`), overrides it.
-pub fn start(verbosity: u8, json: bool) {
+pub fn start(verbosity: i32, json: bool) {
     let own = match verbosity {
-        0 | 1 => "info",
+        ..=1 => "info",
         2..=4 => "debug",
         _ => "trace",
     };

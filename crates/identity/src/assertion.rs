@@ -103,7 +103,7 @@ impl ServiceAccountTokens {
         self.first_of(&[audience])
     }
 
-    /// The token to show to Entra in this cloud: of the cloud's own audience, else of the public one.
+    /// The token to show to Entra in this cloud: of the public audience, else of the cloud's own.
     ///
     /// # Errors
     /// As [`ServiceAccountTokens::audience`].
@@ -126,8 +126,7 @@ impl ServiceAccountTokens {
         if let Some(found) = audiences.iter().find_map(usable) {
             return Ok(found.clone());
         }
-        // The least specific audience is the one the reference names.
-        let wanted = audiences.last().copied().unwrap_or(AUDIENCE_PUBLIC);
+        let wanted = audiences.first().copied().unwrap_or(AUDIENCE_PUBLIC);
         let there: Vec<_> = self.by_audience.iter().map(|a| excerpt(&a.audience, 80)).collect();
         let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
         Err(Error::ServiceAccountTokens {
@@ -388,7 +387,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_clouds_own_audience_goes_before_the_public_one() {
+    fn the_public_audience_goes_before_the_clouds_own() {
         let cloud = |name| match crate::CloudChoice::parse(name).unwrap() {
             crate::CloudChoice::Known(cloud) => cloud,
             crate::CloudChoice::File => unreachable!(),
@@ -396,9 +395,20 @@ pub(crate) mod tests {
         let both = r#"{"api://AzureADTokenExchange":{"token":"public"},
                        "api://AzureADTokenExchangeUSGov":{"Token":"gov","ExpirationTimestamp":"2026-01-01T00:00:00Z"}}"#;
         let tokens = ServiceAccountTokens::parse(both).unwrap();
+        for name in ["AzureUSGovernment", "AzureChinaCloud", "AzurePublicCloud"] {
+            assert_eq!(tokens.workload_identity(&cloud(name)).unwrap().jwt(), "public", "{name}");
+        }
+        let own = r#"{"api://AzureADTokenExchangeUSGov":{"token":"gov"}}"#;
+        let tokens = ServiceAccountTokens::parse(own).unwrap();
         assert_eq!(tokens.workload_identity(&cloud("AzureUSGovernment")).unwrap().jwt(), "gov");
-        assert_eq!(tokens.workload_identity(&cloud("AzureChinaCloud")).unwrap().jwt(), "public");
-        assert_eq!(tokens.workload_identity(&Cloud::default()).unwrap().jwt(), "public");
+        let missing = tokens.workload_identity(&cloud("AzureChinaCloud")).unwrap_err().to_string();
+        assert!(
+            missing.contains(
+                "token for audience api://AzureADTokenExchange not found (audiences in the request: \
+                 api://AzureADTokenExchangeUSGov;"
+            ),
+            "{missing}"
+        );
     }
 
     #[test]

@@ -59,14 +59,14 @@ const CLOUDS: &[Row] = &[
         "https://login.chinacloudapi.cn/",
         "vault.azure.cn",
         &["login.partner.microsoftonline.cn"],
-        &[AUDIENCE_CHINA, AUDIENCE_PUBLIC],
+        &[AUDIENCE_PUBLIC, AUDIENCE_CHINA],
     ),
     (
         &["AzureUSGovernmentCloud", "AzureUSGovernment"],
         "https://login.microsoftonline.us/",
         "vault.usgovcloudapi.net",
         &[],
-        &[AUDIENCE_US_GOVERNMENT, AUDIENCE_PUBLIC],
+        &[AUDIENCE_PUBLIC, AUDIENCE_US_GOVERNMENT],
     ),
     (
         &["AzureGermanCloud"],
@@ -134,11 +134,11 @@ impl Cloud {
     /// other fields are ignored, its `name` too.
     ///
     /// `fallback_authority` is used where the file leaves `activeDirectoryEndpoint` empty (the reference
-    /// takes the environment's `AZURE_AUTHORITY_HOST`); without it the public cloud's authority is.
+    /// takes the environment's `AZURE_AUTHORITY_HOST`); without it the public cloud's authority is. Whether it
+    /// is an https URL is checked by [`Cloud::authority`]: identities of the VM never ask it.
     ///
     /// # Errors
-    /// [`Error::CloudFile`] for text that is no such object, [`Error::Authority`] for an authority that is
-    /// not https.
+    /// [`Error::CloudFile`] for text that is no such object.
     pub fn from_file(bytes: &[u8], fallback_authority: Option<&str>) -> Result<Self, Error> {
         // Editors on Windows put a byte order mark before the text; JSON parsers refuse it.
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -163,7 +163,6 @@ impl Cloud {
                 fallback.clone_into(&mut authority_host);
             }
         }
-        parse_authority_host(&authority_host)?;
         let vault_dns_suffix = field("keyVaultDNSSuffix")?.trim_start_matches('.').to_owned();
         if vault_dns_suffix.is_empty() {
             return Err(bad("the cloud file has no keyVaultDNSSuffix".to_owned()));
@@ -205,8 +204,9 @@ impl Cloud {
         &self.vault_endpoint
     }
 
-    /// Audiences a federated service account token may have here, the most specific first. The public one is
-    /// always among them, because it is what clusters of all clouds have been set up with.
+    /// Audiences a federated service account token may have here, in the order they are looked for. The public
+    /// one goes first: the reference shows it in all clouds, so it is what the federated credentials of
+    /// existing clusters name. The cloud's own is for clusters that list no other.
     pub fn token_audiences(&self) -> &'static [&'static str] {
         self.audiences
     }
@@ -273,9 +273,19 @@ impl Authority {
         self.flavour
     }
 
+    /// Whether it comes from a custom cloud's file.
+    pub(crate) fn is_custom(&self) -> bool {
+        self.cloud == STACK
+    }
+
     /// Scheme, host and port, without a trailing slash.
     pub fn origin(&self) -> String {
         self.host.origin().ascii_serialization()
+    }
+
+    /// Host name or address.
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.host.host_str()
     }
 
     /// Base of an AD FS authority: `https://HOST/adfs`.
@@ -322,7 +332,7 @@ mod tests {
             let cloud = known(name);
             assert_eq!(cloud.authority(&tenant).unwrap().to_string(), authority);
             assert_eq!(cloud.vault_dns_suffix(), suffix);
-            assert_eq!(cloud.token_audiences().last(), Some(&AUDIENCE_PUBLIC));
+            assert_eq!(cloud.token_audiences().first(), Some(&AUDIENCE_PUBLIC));
         }
         assert_eq!(CloudChoice::parse("azurestackcloud").unwrap(), CloudChoice::File);
     }
@@ -373,6 +383,17 @@ mod tests {
     }
 
     #[test]
+    fn an_authority_without_https_is_refused_only_when_it_is_wanted() {
+        let file = br#"{"keyVaultDNSSuffix":"v.local","activeDirectoryEndpoint":"http://login.local/"}"#;
+        let cloud = Cloud::from_file(file, None).unwrap();
+        assert_eq!(cloud.vault_dns_suffix(), "v.local");
+        assert_eq!(
+            cloud.authority(&TenantId::parse("t").unwrap()).unwrap_err().to_string(),
+            "cannot use an authority host without https (activeDirectoryEndpoint is \"http://login.local/\")"
+        );
+    }
+
+    #[test]
     fn bad_files_say_what_is_bad() {
         let message = |bytes: &[u8]| Cloud::from_file(bytes, None).unwrap_err().to_string();
         let prefix = "cloudName AzureStackCloud is not valid, error: ";
@@ -390,7 +411,8 @@ mod tests {
             let _ = Cloud::from_file(&bytes, Some(&url));
             let _ = CloudChoice::parse(&name);
             let file = serde_json::json!({"keyVaultDNSSuffix": name, "activeDirectoryEndpoint": url});
-            let _ = Cloud::from_file(file.to_string().as_bytes(), None);
+            let _ = Cloud::from_file(file.to_string().as_bytes(), None)
+                .and_then(|cloud| cloud.authority(&TenantId::parse("t").unwrap()));
         }
     }
 }

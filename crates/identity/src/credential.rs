@@ -16,6 +16,8 @@ pub(crate) struct Handle {
     /// What it is shared under, or why it is not.
     pub(crate) key: Result<String, String>,
     pub(crate) name: String,
+    /// Where its tokens come from.
+    pub(crate) from: String,
 }
 
 impl Credential {
@@ -41,6 +43,11 @@ impl Credential {
     /// Whose tokens these are, for messages: `client id … in tenant …, for service account …`.
     pub fn describe(&self) -> String {
         self.0.name.clone()
+    }
+
+    /// Where its tokens come from, for messages: the address of an authority, a token proxy, a metadata service.
+    pub fn source(&self) -> String {
+        self.0.from.clone()
     }
 
     /// As [`TokenCredential::get_token`], with an error of our own.

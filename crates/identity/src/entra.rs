@@ -17,10 +17,7 @@ use azure_core::{
     cloud::{CloudConfiguration, CustomConfiguration},
     credentials::{Secret, TokenCredential},
     error::ErrorKind,
-    http::{
-        AsyncRawResponse, Body, ClientMethodOptions, ClientOptions, HttpClient, Method, Request,
-        RetryOptions, Transport, headers::Headers,
-    },
+    http::{ClientMethodOptions, ClientOptions, RetryOptions, Transport},
 };
 use azure_identity::{
     ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
@@ -33,21 +30,22 @@ use zeroize::Zeroizing;
 use crate::{
     Assertion, Authority, ClientCertificate, ClientId, Error, TenantId,
     cache::Source,
-    diagnosis,
+    diagnosis, discovery,
+    entra_http::{EntraHttp, Reply},
     error::{Outage, Refusal, chain},
     error_answer::ErrorAnswer,
     http,
     redact::{excerpt, scrub},
     retry::{self, Attempt, Ending, Exhausted, Patience},
     token::Token,
-    token_answer::TokenAnswer,
-    token_proxy::{Route, TokenProxy},
+    token_proxy::TokenProxy,
 };
 
-/// Entra answers in tens of milliseconds; the kubelet gives a mount two minutes in all.
+/// Entra answers in tens of milliseconds, but a proxy or firewall on the way may hold an answer back for half
+/// a minute, and one given up is begun from the start. The kubelet gives a mount two minutes in all.
 pub(crate) const PATIENCE: Patience = Patience {
-    per_try: Duration::from_secs(15),
-    total: Duration::from_secs(40),
+    per_try: Duration::from_secs(45),
+    total: Duration::from_secs(95),
     wait: |n, _| (n < 4).then(|| Duration::from_millis(500 << n)),
 };
 
@@ -111,6 +109,22 @@ impl Party {
         }
     }
 
+    /// Sends a request the SDK has no part in. Refusals and outages are judged.
+    pub(crate) async fn ask(
+        &self,
+        client: &reqwest::Client,
+        request: reqwest::RequestBuilder,
+        shown: &Shown,
+    ) -> Result<http::Answer, Attempt> {
+        let request = request.build().map_err(|e| self.no_token(&chain(&e.without_url()), shown))?;
+        let sent = http::send(client, request).await;
+        let answer = sent.map_err(|reason| Attempt::Again { status: None, reason, retry_after: None })?;
+        if answer.is_success() {
+            return Ok(answer);
+        }
+        Err(judge_answer(&ErrorAnswer::read(&answer), self, shown))
+    }
+
     /// A success that is none.
     pub(crate) fn no_token(&self, reason: &str, shown: &Shown) -> Attempt {
         Attempt::Final(Error::Answer {
@@ -151,8 +165,16 @@ impl Source for Entra {
                     EntraHttp::new(client, Some(route))
                 }
             };
-            let answer = self.exchange(transport, scope).await;
-            answer.map_err(|error| judge(&error, &self.party, &self.shown))
+            match (self.exchange(transport, scope).await, &self.way) {
+                (Ok(token), _) => Ok(token),
+                (Err(error), Way::Direct(client))
+                    if self.party.authority.is_custom() && is_no_endpoint(&error) =>
+                {
+                    let refusal = judge(&error, &self.party, &self.shown);
+                    self.exchange_elsewhere(client, scope, refusal).await
+                }
+                (Err(error), _) => Err(judge(&error, &self.party, &self.shown)),
+            }
         })
         .await;
         outcome.map_err(|ending| give_up(ending, &self.party, &self.shown))
@@ -160,8 +182,33 @@ impl Source for Entra {
 }
 
 impl Entra {
+    /// One form post to the endpoint that the metadata of a custom cloud's authority names, where the usual
+    /// path answered with `refusal`. An endpoint on another host is not taken: the operator named this one.
+    async fn exchange_elsewhere(
+        &self,
+        client: &reqwest::Client,
+        scope: &str,
+        refusal: Attempt,
+    ) -> Result<Token, Attempt> {
+        let (party, shown) = (&self.party, &self.shown);
+        let document =
+            format!("{}/{}/v2.0/.well-known/openid-configuration", party.authority.origin(), party.tenant);
+        let endpoint = match discovery::token_endpoint(client, &document, party, shown).await {
+            Ok(endpoint) if endpoint.host_str() == party.authority.host() => endpoint,
+            Err(outage @ Attempt::Again { .. }) => return Err(outage),
+            Ok(_) | Err(Attempt::Final(_)) => return Err(refusal),
+        };
+        let mut transport = EntraHttp::new(client.clone(), None);
+        transport.endpoint = Some(endpoint);
+        self.exchange(transport, scope).await.map_err(|error| judge(&error, party, shown))
+    }
+
     /// One form post, built by the SDK.
     async fn exchange(&self, transport: EntraHttp, scope: &str) -> azure_core::Result<Token> {
+        let endpoint = match &transport.endpoint {
+            Some(endpoint) => endpoint.to_string(),
+            None => format!("{}/{}/oauth2/v2.0/token", self.party.authority.origin(), self.party.tenant),
+        };
         let mut cloud = CustomConfiguration::default();
         // Always set: without it the SDK takes AZURE_AUTHORITY_HOST from the environment.
         cloud.authority_host = self.party.authority.origin();
@@ -190,8 +237,7 @@ impl Entra {
             Shown::Certificate(certificate) => {
                 // The SDK's certificate credential needs OpenSSL; signed by us, a certificate is one more
                 // assertion.
-                let audience = format!("{}/{tenant}/oauth2/v2.0/token", self.party.authority.origin());
-                let proof = Proof(certificate.assertion(&client_id, &audience, crate::Flavour::Entra)?);
+                let proof = Proof(certificate.assertion(&client_id, &endpoint, crate::Flavour::Entra)?);
                 let options = ClientAssertionCredentialOptions { client_options };
                 let credential = ClientAssertionCredential::new(tenant, client_id, proof, Some(options))?;
                 credential.get_token(&scopes, None).await?
@@ -224,84 +270,16 @@ impl ClientAssertion for Proof {
     }
 }
 
-/// The SDK's transport: a reqwest client that tells refusals and outages apart and keeps what they say.
-#[derive(Debug)]
-pub(crate) struct EntraHttp {
-    client: reqwest::Client,
-    route: Option<Route>,
-}
-
-impl EntraHttp {
-    fn new(client: reqwest::Client, route: Option<Route>) -> Self {
-        Self { client, route }
+/// Whether nothing takes token requests at the address asked.
+fn is_no_endpoint(error: &azure_core::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(at) = next {
+        if let Some(Reply::Said(answer)) = at.downcast_ref() {
+            return matches!(answer.status, 404 | 405);
+        }
+        next = at.source();
     }
-
-    fn request(&self, from: &Request) -> Result<reqwest::Request, String> {
-        let method = match from.method() {
-            Method::Post => reqwest::Method::POST,
-            Method::Get => reqwest::Method::GET,
-            other => return Err(format!("unexpected method {other}")),
-        };
-        let mut url = from.url().clone();
-        let mut host = None;
-        if let Some(route) = &self.route {
-            host = url.host_str().map(|name| match url.port() {
-                Some(port) => format!("{name}:{port}"),
-                None => name.to_owned(),
-            });
-            url = route.through(&url);
-        }
-        let mut request = self.client.request(method, url);
-        for (name, value) in from.headers().iter() {
-            request = request.header(name.as_str(), value.as_str());
-        }
-        if let Some(host) = host {
-            request = request.header(reqwest::header::HOST, host);
-        }
-        match from.body() {
-            Body::Bytes(bytes) => request = request.body(bytes.clone()),
-            Body::SeekableStream(_) => return Err("unexpected streaming body".to_owned()),
-        }
-        request.build().map_err(|e| chain(&e.without_url()))
-    }
-}
-
-#[async_trait]
-impl HttpClient for EntraHttp {
-    async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
-        // `Other` in all cases: the SDK repeats `Io` and `Connection` by itself.
-        let other = ErrorKind::Other;
-        let sent = match self.request(request) {
-            Ok(request) => http::send(&self.client, request).await,
-            Err(reason) => Err(reason),
-        };
-        match sent {
-            Ok(answer) if answer.is_success() => {
-                // The SDK takes an answer without a token for an empty token, and panics over an absurd
-                // lifetime.
-                TokenAnswer::read(&answer.body)
-                    .map_err(|reason| azure_core::Error::new(other.clone(), Reply::NoToken(reason)))?;
-                let status = answer.status.into();
-                Ok(AsyncRawResponse::from_bytes(status, Headers::new(), answer.body.to_vec()))
-            }
-            Ok(answer) => Err(azure_core::Error::new(other, Reply::Said(ErrorAnswer::read(&answer)))),
-            Err(reason) => Err(azure_core::Error::new(other, Reply::Silent(reason))),
-        }
-    }
-}
-
-/// What came instead of a token; found again inside the SDK's error.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Reply {
-    /// A refusal.
-    #[error("HTTP {}", .0.status)]
-    Said(ErrorAnswer),
-    /// A success without a token.
-    #[error("{0}")]
-    NoToken(String),
-    /// No answer at all.
-    #[error("{0}")]
-    Silent(String),
+    false
 }
 
 /// Whether the SDK's failure is worth a repetition, and what it means.

@@ -21,10 +21,12 @@ pub enum Error {
     },
     /// The client id is empty or has blanks.
     #[error(
-        "invalid clientID {given:?}: give the client (application) id of the managed identity or app \
-         registration, a GUID such as 00000000-0000-0000-0000-000000000000"
+        "invalid {place} {given:?}: give the client (application) id of the managed identity or app \
+         registration, without blanks and line breaks, a GUID such as 00000000-0000-0000-0000-000000000000"
     )]
     ClientId {
+        /// Where it was given: `clientID`, or what stands in its place.
+        place: &'static str,
         /// The client id, cut to a readable length.
         given: String,
     },

@@ -10,6 +10,10 @@ use crate::error::chain;
 /// Token answers are a few kilobytes; more is not read.
 const LARGEST_ANSWER: usize = 256 * 1024;
 
+/// Each source limits its own attempts. The shared client's limit, made for other services, may be shorter
+/// and must not cut them off.
+const LONGEST_EXCHANGE: Duration = Duration::from_mins(2);
+
 /// What came back.
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -35,8 +39,9 @@ impl Answer {
 
 /// Sends a request and reads the whole answer. The error is a text without secrets: addresses are cut off
 /// at their query.
-pub(crate) async fn send(client: &reqwest::Client, request: reqwest::Request) -> Result<Answer, String> {
+pub(crate) async fn send(client: &reqwest::Client, mut request: reqwest::Request) -> Result<Answer, String> {
     let told = |error: reqwest::Error| chain(&error.without_url());
+    *request.timeout_mut() = Some(LONGEST_EXCHANGE);
     let mut response = client.execute(request).await.map_err(told)?;
     let status = response.status().as_u16();
     let headers = response.headers().clone();

@@ -45,7 +45,7 @@ impl TenantId {
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
         // A tenant of dots alone would be taken for a relative path by URL parsers.
         if given.is_empty() || !given.chars().all(fits) || given.chars().all(|c| c == '.') {
-            return Err(Error::TenantId { given: crate::redact::excerpt(given, 80) });
+            return Err(Error::TenantId { given: crate::redact::verbatim(given, 80) });
         }
         Ok(Self(given.to_owned()))
     }
@@ -78,9 +78,14 @@ impl ClientId {
     /// # Errors
     /// [`Error::ClientId`] for empty text, blanks, control characters or more than 256 bytes.
     pub fn parse(given: &str) -> Result<Self, Error> {
+        Self::parse_from("clientID", given)
+    }
+
+    /// As [`ClientId::parse`], for a client id that comes from somewhere else than `clientID`.
+    pub(crate) fn parse_from(place: &'static str, given: &str) -> Result<Self, Error> {
         let odd = |c: char| c.is_whitespace() || c.is_control();
         if given.is_empty() || given.len() > 256 || given.chars().any(odd) {
-            return Err(Error::ClientId { given: crate::redact::excerpt(given, 80) });
+            return Err(Error::ClientId { place, given: crate::redact::verbatim(given, 80) });
         }
         Ok(Self(given.to_owned()))
     }
@@ -115,8 +120,20 @@ mod tests {
                  https://learn.microsoft.com/partner-center/find-ids-and-domain-names"
             ));
         }
+        let message = TenantId::parse("contoso.com\n").unwrap_err().to_string();
+        assert!(message.ends_with("(the tenantID given is \"contoso.com\\n\")"), "{message}");
         assert!(TenantId::parse("ADFS").unwrap().is_adfs());
         assert!(!TenantId::parse("adfs.contoso.com").unwrap().is_adfs());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_client_id_is_shown() {
+        for (given, shown) in
+            [("app\n", r#""app\n""#), (" app", r#"" app""#), ("a\u{a0}b", r#""a\u{a0}b""#), ("", r#""""#)]
+        {
+            let message = ClientId::parse(given).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("invalid clientID {shown}: ")), "{message}");
+        }
     }
 
     proptest! {

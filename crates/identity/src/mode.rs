@@ -71,7 +71,7 @@ impl VmIdentity {
         if resource && !text.chars().any(char::is_control) {
             return Ok(Self::ResourceId(text.to_owned()));
         }
-        Ok(Self::ClientId(ClientId::parse(text)?))
+        Ok(Self::ClientId(ClientId::parse_from("userAssignedIdentityID", text)?))
     }
 }
 
@@ -132,7 +132,7 @@ where
             .map(|(_, value)| value)
     };
     let client_id = field("clientid").ok_or_else(|| missing("could not find clientid in secrets"))?;
-    let client_id = ClientId::parse(client_id)?;
+    let client_id = ClientId::parse_from("clientid in the nodePublishSecretRef secret", client_id)?;
     if let Some(secret) = field("clientsecret") {
         return Ok(ServicePrincipal { client_id, proof: Proof::Secret(secret.to_owned().into()) });
     }
@@ -176,6 +176,18 @@ mod tests {
             tell(&[("clientid", "a"), ("clientsecret", "")])
                 .starts_with("could not find clientsecret in secrets")
         );
+    }
+
+    #[test]
+    fn a_client_id_that_cannot_be_one_is_told_with_its_place() {
+        let error = read(&[("ClientID", "app\n"), ("clientsecret", "planted")]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("invalid clientid in the nodePublishSecretRef secret \"app\\n\": ")
+                && !error.contains("planted"),
+            "{error}"
+        );
+        let error = VmIdentity::from_user_assigned_id("a b").unwrap_err().to_string();
+        assert!(error.starts_with("invalid userAssignedIdentityID \"a b\": "), "{error}");
     }
 
     #[test]

@@ -31,6 +31,16 @@ pub(crate) fn excerpt(text: &str, most: usize) -> String {
     out
 }
 
+/// As [`excerpt`], with blanks and control characters as they are: for text that is shown in quotes and escaped
+/// (`{:?}`), where they are what is wrong with it.
+pub(crate) fn verbatim(text: &str, most: usize) -> String {
+    let mut out: String = text.chars().take(most).collect();
+    if out.len() < text.len() {
+        out.push('…');
+    }
+    out
+}
+
 /// Takes out of an upstream's answer everything that is or looks like a token: an intermediary may echo the
 /// request back, and what it says ends up in a Kubernetes event.
 pub(crate) fn scrub<'a>(text: &'a str, secrets: &[&str]) -> Cow<'a, str> {
@@ -88,6 +98,8 @@ mod tests {
     fn one_line_and_no_longer_than_asked() {
         assert_eq!(excerpt("  a\r\n\tb\u{7}c  ", 10), "a b c");
         assert_eq!(excerpt("abcdef", 3), "abc…");
+        assert_eq!(verbatim("ab\n", 3), "ab\n");
+        assert_eq!(verbatim("ä\ncd", 3), "ä\nc…");
     }
 
     proptest! {

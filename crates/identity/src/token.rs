@@ -44,6 +44,11 @@ impl Token {
         &self.text
     }
 
+    /// How long it lasts, counted from when it was received.
+    pub(crate) fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     /// Whether it can still be shown to a service. Both clocks must agree: the steady one does not follow
     /// when the wall clock is set, and may stand still while the machine sleeps.
     pub(crate) fn is_valid(&self) -> bool {

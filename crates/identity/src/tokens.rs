@@ -120,13 +120,13 @@ impl Tokens {
     pub fn credential(&self, asker: &Asker, authority: &Authority, mode: Mode) -> Result<Credential, Error> {
         self.0.policy.admit(asker, authority, &mode)?;
         let plan = self.0.plan(asker, authority, mode)?;
-        let Plan { key, proof, name, source } = plan;
+        let Plan { key, proof, name, from, source } = plan;
         let key = match key {
             Ok(key) => key,
             Err(doubt) => {
                 debug!(identity = name, pod = asker.pod, doubt, "nothing is shared with this pod");
                 let identity = Arc::new(Identity::new(name.clone(), source, self.0.counters.clone()));
-                return Ok(Credential(Arc::new(Handle { identity, key: Err(doubt), name })));
+                return Ok(Credential(Arc::new(Handle { identity, key: Err(doubt), name, from })));
             }
         };
         let identity = {
@@ -141,7 +141,7 @@ impl Tokens {
             }
         };
         self.0.sweep_in_background();
-        Ok(Credential(Arc::new(Handle { identity, key: Ok(key), name })))
+        Ok(Credential(Arc::new(Handle { identity, key: Ok(key), name, from })))
     }
 
     /// What was done and is held.
@@ -169,6 +169,8 @@ struct Plan {
     /// Whether the source brings a proof that may differ from the last one under the same key.
     proof: bool,
     name: String,
+    /// Where its tokens come from, for messages.
+    from: String,
     source: Arc<dyn Source>,
 }
 
@@ -205,6 +207,11 @@ impl Shared {
         // The same for all pods: policy has decided who may use it.
         let key = format!("vm {identity:?}");
         let (client, gate) = (self.vm_http.clone(), self.gate.clone());
+        let address = match &self.vm_identity {
+            VmIdentitySource::Imds(endpoint) => endpoint,
+            VmIdentitySource::Arc(agent) => &agent.endpoint,
+        };
+        let from = address.as_str().trim_end_matches('/').to_owned();
         let source: Arc<dyn Source> = match &self.vm_identity {
             VmIdentitySource::Imds(endpoint) => {
                 Arc::new(Imds { client, endpoint: endpoint.clone(), identity, gate })
@@ -221,7 +228,7 @@ impl Shared {
                 });
             }
         };
-        Ok(Plan { key: Ok(key), proof: false, name, source })
+        Ok(Plan { key: Ok(key), proof: false, name, from, source })
     }
 
     fn plan_app(
@@ -264,6 +271,10 @@ impl Shared {
             Err,
         );
         let bound = matches!(way, Way::Proxy(_));
+        let from = match &way {
+            Way::Direct(_) => authority.to_string(),
+            Way::Proxy(_) => format!("{authority} through the cluster's token proxy"),
+        };
         let party =
             Party { authority: authority.clone(), tenant, client_id, description: name.clone(), bound };
         let proof = shown.assertion().is_some();
@@ -274,7 +285,7 @@ impl Shared {
             }
             (Flavour::Entra, way) => Arc::new(Entra { party, shown, way }),
         };
-        Ok(Plan { key, proof, name, source })
+        Ok(Plan { key, proof, name, from, source })
     }
 
     fn digest(&self, secret: &[u8]) -> String {

@@ -25,6 +25,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Deadlines this near to each other count as the same.
 const LITTLE: Duration = Duration::from_secs(1);
+/// What is asked for has the same deadline and knows better what it was waiting for: it gets the time to say so.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// What a value is found under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,8 +45,8 @@ pub(crate) trait Failing: Clone + Send + Sync + 'static {
     fn is_transient(&self) -> bool;
     /// It ends the use of older values.
     fn is_definite_refusal(&self) -> bool;
-    /// The time of whoever asks is up.
-    fn too_late() -> Self;
+    /// The time of whoever asks is up, having `waited` so long.
+    fn too_late(waited: Duration) -> Self;
 }
 
 /// Where a value is to be forgotten.
@@ -138,18 +140,21 @@ impl<V: Send + Sync + 'static, E: Failing> Cache<V, E> {
     ) -> Result<Served<V, E>, E> {
         let Some(key) = key else {
             let asked = Instant::now();
-            let value = timeout_at(wanted.deadline, ask()).await.map_err(|_| E::too_late())??;
+            let value = timeout_at(wanted.deadline + LAST_WORD, ask())
+                .await
+                .map_err(|_| E::too_late(asked.elapsed()))??;
             return Ok(Served { held: Arc::new(Held { value, asked, home: None }), stale: None });
         };
+        let began = Instant::now();
         loop {
             let (flight, joined) = match self.find_or_begin(&key, wanted, &ask) {
                 Found::Value(held) => return Ok(Served { held, stale: None }),
                 Found::Flight { flight, joined } => (flight, joined),
             };
-            let error = match timeout_at(wanted.deadline, flight).await {
+            let error = match timeout_at(wanted.deadline + LAST_WORD, flight).await {
                 Ok(Ok(held)) => return Ok(Served { held, stale: None }),
                 Ok(Err(error)) => error,
-                Err(_) => E::too_late(),
+                Err(_) => E::too_late(began.elapsed()),
             };
             // Whoever began it may have given up for want of time that is left here.
             if joined.is_some_and(|until| until + LITTLE < wanted.deadline)

@@ -53,6 +53,10 @@ impl Credential for Reader {
     fn describe(&self) -> String {
         format!("reader {}", self.client_id)
     }
+
+    fn source(&self) -> String {
+        "https://login.test".to_owned()
+    }
 }
 
 struct Stage {

@@ -52,6 +52,14 @@ pub enum Fault {
         #[serde(default)]
         retry_after: Option<RetryAfter>,
     },
+    /// A refusal of Entra by its number, for those the emulator has no rules for, such as Conditional Access. From the
+    /// other services the plain HTTP error.
+    Refusal {
+        /// The HTTP status.
+        code: u16,
+        /// The number after `AADSTS`.
+        aadsts: u32,
+    },
     /// The connection is closed without an answer (with HTTP/2: the stream is reset).
     Reset,
     /// No answer ever comes; the request ends when the fault is cleared, and then as a [`Fault::Reset`].
@@ -100,6 +108,11 @@ impl FaultRule {
     /// An HTTP error without `Retry-After` for every request to `service`.
     pub fn status(service: Service, code: u16) -> Self {
         Self::new(service, Fault::Status { code, retry_after: None })
+    }
+
+    /// A refusal of Entra by its AADSTS number, with status 400.
+    pub fn refusal(aadsts: u32) -> Self {
+        Self::new(Service::Entra, Fault::Refusal { code: 400, aadsts })
     }
 
     /// The same with `Retry-After`. No effect on faults that are not an HTTP error.

@@ -24,7 +24,7 @@ use crate::{
     emulator::Shared,
     entra,
     error::Error,
-    faults::{Fault, Service},
+    faults::{Fault, RetryAfter, Service},
     http::{Reply, Request},
     imds, keyvault,
 };
@@ -379,18 +379,12 @@ async fn through_faults(
             shared.faults.until_cleared().await;
             Err(Dropped)
         }
-        Some(Fault::Status { code, retry_after }) => {
-            let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let reply = match route.service {
-                Service::Vault => keyvault::fault(status),
-                Service::Entra => entra::fault(shared, status),
-                Service::Imds => imds::refuse(status, "injected", "This error was asked for"),
-            };
-            Ok(match retry_after {
-                Some(after) => reply.with_header("retry-after", after.header()),
-                None => reply,
-            })
+        Some(Fault::Refusal { aadsts, code }) if route.service == Service::Entra => {
+            let status = StatusCode::from_u16(code).unwrap_or(StatusCode::BAD_REQUEST);
+            Ok(entra::refusal(shared, status, aadsts))
         }
+        Some(Fault::Refusal { code, .. }) => Ok(injected(shared, route.service, code, None)),
+        Some(Fault::Status { code, retry_after }) => Ok(injected(shared, route.service, code, retry_after)),
     };
     let entry = LogEntry {
         at: shared.clock.now(),
@@ -411,6 +405,20 @@ async fn through_faults(
     };
     shared.telemetry.answered(service, entry);
     outcome
+}
+
+/// The answer to an injected HTTP error.
+fn injected(shared: &Shared, service: Service, code: u16, retry_after: Option<RetryAfter>) -> Reply {
+    let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let reply = match service {
+        Service::Vault => keyvault::fault(status),
+        Service::Entra => entra::fault(shared, status),
+        Service::Imds => imds::refuse(status, "injected", "This error was asked for"),
+    };
+    match retry_after {
+        Some(after) => reply.with_header("retry-after", after.header()),
+        None => reply,
+    }
 }
 
 /// Finds every name at one address.

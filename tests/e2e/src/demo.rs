@@ -10,7 +10,7 @@ use clap::Parser;
 use e2e::{DRIVER_NAME, Stage, StageOptions, VAULT};
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -307,29 +307,26 @@ async fn keep_running(stage: &Stage) {
     println!("  the driver's log         tail -f {}", stage.path("driver.log").display());
     println!("  classes (edit, and the next republish sees it)  {}", stage.path("classes").display());
     println!("  change a secret          {}", change_secret(stage));
+    println!(
+        "  what else Azure can do   curl http://{}/_control",
+        stage.azure.control_addr().map(|a| a.to_string()).unwrap_or_default()
+    );
     println!("Ctrl-C ends it and cleans up.");
     let _ = tokio::signal::ctrl_c().await;
 }
 
-/// The mounts of an ordinary user's demo are in a namespace of its own.
+/// The mounts of an ordinary user's demo are in a namespace of its own, which `hack/as-mounter.sh` makes and tells of.
 fn inside(pid: u32, command: &str) -> String {
-    if Path::new("/proc/1/ns/mnt").read_link().ok() == Path::new("/proc/self/ns/mnt").read_link().ok() {
-        command.to_owned()
-    } else {
+    if std::env::var_os("AKV_CSI_IN_NAMESPACE").is_some() {
         format!("nsenter --preserve-credentials -U -m -t {pid} {command}")
+    } else {
+        command.to_owned()
     }
 }
 
 fn change_secret(stage: &Stage) -> String {
-    let token = stage
-        .azure
-        .entra()
-        .issue_token(&stage.workload_identity.client_id, "https://vault.azure.net")
-        .unwrap_or_default();
+    let control = stage.azure.control_addr().map(|address| address.to_string()).unwrap_or_default();
     format!(
-        "curl -X PUT --cacert {} --connect-to ::{} 'https://{VAULT}.vault.azure.net/secrets/secret1?api-version=7.4' \\\n      \
-         -H 'Content-Type: application/json' -d '{{\"value\":\"changed\"}}' -H 'Authorization: Bearer {token}'",
-        stage.path("ca.pem").display(),
-        stage.azure.https_addr()
+        "curl -X PUT http://{control}/_control/vaults/{VAULT}/secrets/secret1 -d '{{\"value\": \"changed\"}}'"
     )
 }

@@ -55,8 +55,8 @@ impl Drop for Seed {
 pub struct Random(u64);
 
 impl Random {
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
+    /// Any number.
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -67,7 +67,7 @@ impl Random {
     /// A number below this one, which is not 0.
     pub fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end).expect("64 bits hold it");
-        usize::try_from(self.next() % end).expect("less than a usize")
+        usize::try_from(self.number() % end).expect("less than a usize")
     }
 
     /// True so many times out of a hundred.

@@ -72,6 +72,7 @@ impl Stage {
             std::fs::create_dir_all(folder.path().join(name)).expect("a fresh folder is writable");
         }
         let mut config = Config::default().with_public_names();
+        config.control = config.imds;
         if let Some((authority, suffix)) = &options.custom_cloud {
             config.authority_host.clone_from(authority);
             config.vault_suffix.clone_from(suffix);

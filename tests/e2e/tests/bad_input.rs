@@ -68,11 +68,6 @@ async fn mistakes_in_classes_are_told_with_pod_class_field_and_cure() {
             &[SECRET],
             &["open /nowhere/cloud.json: no such file or directory"],
         ),
-        (
-            &[("rotationPollInterval", "5")],
-            &[SECRET],
-            &["parameters.rotationPollInterval", "\"5\" is not a duration"],
-        ),
         (&[], &[], &["parameters.objects", "objects is not set"]),
         (&[("objects", "array: []")], &[], &["missing object versions", "parameters.objects"]),
         (&[("objects", "array:\n- objectName: a\n")], &[], &["failed to yaml unmarshal objects", "!!map"]),

@@ -3,7 +3,6 @@
 use super::{ClassError, ClassName, ClassSpec, GROUP};
 use crate::manifests::{self, Wanted};
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A folder of YAML files, each with one or more SecretProviderClass documents. Other kinds are passed over, so a folder of
@@ -15,15 +14,7 @@ pub struct Folder(PathBuf);
 #[derive(Debug, Deserialize)]
 struct Document {
     #[serde(default)]
-    spec: Option<Spec>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Spec {
-    #[serde(default)]
-    provider: Option<String>,
-    #[serde(default)]
-    parameters: Option<BTreeMap<String, String>>,
+    spec: Option<ClassSpec>,
 }
 
 impl Folder {
@@ -62,11 +53,7 @@ fn find(folder: &Path, class: &ClassName) -> Result<ClassSpec, ClassError> {
         file,
         reason: manifests::one_line(&error.to_string()),
     })?;
-    let spec = parsed.spec.unwrap_or_default();
-    Ok(ClassSpec {
-        provider: spec.provider.unwrap_or_default(),
-        parameters: spec.parameters.unwrap_or_default(),
-    })
+    Ok(parsed.spec.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -130,6 +117,26 @@ spec: {provider: vault}
         let folder = folder(&[("all.yaml", &text), ("one.json", json)]);
         assert_eq!(find(folder.path(), &class("default", "kv")).unwrap().parameters["keyvaultName"], "shop");
         assert_eq!(find(folder.path(), &class("default", "json")).unwrap().parameters["a"], "b");
+    }
+
+    #[test]
+    fn blank_parameters_are_dropped_and_lists_are_looked_into() {
+        let item = CLASSES
+            .split("---")
+            .nth(1)
+            .unwrap()
+            .replace("keyvaultName: shop", "keyvaultName: shop\n    cloudName:\n    x: ~");
+        let listed: serde_json::Value = serde_saphyr::from_str(&item).unwrap();
+        let list =
+            serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "Other"}, listed]});
+        for text in [item, list.to_string()] {
+            let folder = folder(&[("all.yaml", &text)]);
+            let spec = find(folder.path(), &class("default", "kv")).unwrap();
+            assert_eq!(
+                spec.parameters.keys().map(String::as_str).collect::<Vec<_>>(),
+                ["keyvaultName", "objects"]
+            );
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod folder;
 pub use api_server::ApiServer;
 pub use folder::Folder;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -36,11 +36,21 @@ impl fmt::Display for ClassName {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct ClassSpec {
     /// Name of the provider; `azure` is the one built in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub provider: String,
     /// The provider's parameters.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "without_nulls")]
     pub parameters: BTreeMap<String, String>,
+}
+
+/// A key that somebody left blank (`cloudName:`) is null in YAML; the API server drops it.
+fn without_nulls<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let parameters: Option<BTreeMap<String, Option<String>>> = Option::deserialize(input)?;
+    Ok(parameters.unwrap_or_default().into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
 /// Why a class could not be had.

@@ -6,7 +6,7 @@ mod node;
 pub use node::{NodeArgs, RetiredArgs};
 
 use crate::endpoint::Endpoint;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -54,6 +54,17 @@ impl Cli {
     /// # Errors
     /// The parser's own error, which knows how to print itself and which exit code fits (`--help` and `--version` too).
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(go_flags::normalise(arguments))
+        let mut command = Self::command();
+        for subcommand in ["node", "refresh"] {
+            command = command.mut_subcommand(subcommand, |subcommand| {
+                // As in Go, the last of several equal flags counts. And a variable that a chart leaves blank is not set.
+                subcommand.args_override_self(true).mut_args(|argument| {
+                    let blank =
+                        argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+                    if blank { argument.env(clap::builder::Resettable::Reset) } else { argument }
+                })
+            });
+        }
+        Self::from_arg_matches(&command.try_get_matches_from(go_flags::normalise(arguments))?)
     }
 }

@@ -75,7 +75,8 @@ pub struct NodeArgs {
         env = "AKV_CSI_ROTATION_POLL_INTERVAL",
         value_name = "DURATION",
         default_value = "2m",
-        value_parser = parse_duration
+        value_parser = parse_duration,
+        allow_hyphen_values = true
     )]
     pub rotation_poll_interval: Duration,
 
@@ -85,7 +86,8 @@ pub struct NodeArgs {
         env = "AKV_CSI_MOUNT_FRESHNESS",
         value_name = "DURATION",
         default_value = "5s",
-        value_parser = parse_duration
+        value_parser = parse_duration,
+        allow_hyphen_values = true
     )]
     pub mount_freshness: Duration,
 
@@ -95,7 +97,8 @@ pub struct NodeArgs {
         env = "AKV_CSI_PUBLISH_TIMEOUT",
         value_name = "DURATION",
         default_value = "1m45s",
-        value_parser = parse_duration
+        value_parser = parse_duration,
+        allow_hyphen_values = true
     )]
     pub publish_timeout: Duration,
 
@@ -193,8 +196,15 @@ pub struct NodeArgs {
     pub log_format_json: bool,
 
     /// Verbosity as the reference counts it: 0 normal, 3 debugging, 5 every step.
-    #[arg(short = 'v', long = "v", env = "AKV_CSI_VERBOSITY", value_name = "LEVEL", default_value_t = 0)]
-    pub verbosity: u8,
+    #[arg(
+        short = 'v',
+        long = "v",
+        env = "AKV_CSI_VERBOSITY",
+        value_name = "LEVEL",
+        default_value_t = 0,
+        allow_hyphen_values = true
+    )]
+    pub verbosity: i32,
 
     /// Flags of the reference that have nothing to do here.
     #[command(flatten)]
@@ -351,6 +361,14 @@ mod tests {
         assert!(node.write_cert_and_key_in_separate_files);
         assert!(node.retired.given().contains(&"--metrics-addr"));
         assert!(node.retired.given().contains(&"--logtostderr"));
+    }
+
+    #[test]
+    fn the_last_of_several_equal_flags_counts() {
+        let node =
+            node(&["--nodeid=a", "--node-id", "b", "-v=5", "--v=300", "--rotation-poll-interval", "-1m"]);
+        assert_eq!((node.node_id.as_str(), node.verbosity), ("b", 300));
+        assert!(node.rotation_poll_interval.is_zero());
     }
 
     #[test]

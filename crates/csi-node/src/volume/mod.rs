@@ -229,6 +229,25 @@ impl Volumes {
         })
     }
 
+    /// Looks at a target, and finishes what a process that died in the middle of a republish has left undone there: after the
+    /// switch to new files their links may be missing, and can be made from what is on disk. So a volume that has content
+    /// to keep is [`State::Complete`] afterwards, without asking anybody for the content.
+    ///
+    /// # Errors
+    /// As [`Volumes::state`]; [`VolumeError::Locked`].
+    pub fn recover(&self, target: &TargetPath) -> Result<State, VolumeError> {
+        let state = self.state(target)?;
+        if state != State::Mounted {
+            return Ok(state);
+        }
+        let Some(place) = Place::lock(target)? else { return Ok(State::Absent) };
+        if let Sight::Tmpfs(root) = place.look()? {
+            writer::relink(&root).map_err(|e| e.of(target))?;
+        }
+        drop(place);
+        self.state(target)
+    }
+
     /// Removes what a switch has left: the former generation of files, which [`Volumes::publish`] keeps for readers
     /// that have opened it. Without a call, the next publish does it.
     ///

@@ -103,7 +103,7 @@ pub(super) fn write(root: &Directory, payload: &Payload, group: Option<Group>) -
         let generation = write_generation(root, payload, ownership)?;
         switch(root, &generation).inspect_err(|_| abandon(root))?;
     }
-    let relinked = link_names(root, payload)?;
+    let relinked = link_names(root, &payload.top_names())?;
     Ok(if is_current && !relinked { Change::Unchanged } else { Change::Switched })
 }
 
@@ -244,11 +244,18 @@ fn switch(root: &Directory, generation: &OsStr) -> Result<(), StepError> {
     }
 }
 
-/// Makes the top-level links those of the payload; says whether any was not right.
-fn link_names(root: &Directory, payload: &Payload) -> Result<bool, StepError> {
-    let names = payload.top_names();
+/// Makes the top-level links those of the current generation: what a process that died after the switch has left undone.
+pub(super) fn relink(root: &Directory) -> Result<(), StepError> {
+    let Some(generation) = layout::current(root).step("open the current files")? else { return Ok(()) };
+    let entries = generation.entries().step("list the current files")?;
+    let names: BTreeSet<&str> = entries.iter().filter_map(|(name, _)| name.to_str()).collect();
+    link_names(root, &names).map(drop)
+}
+
+/// Makes the top-level links these; says whether any was not right.
+fn link_names(root: &Directory, names: &BTreeSet<&str>) -> Result<bool, StepError> {
     let mut changed = false;
-    for name in &names {
+    for name in names {
         let target = layout::link_for(OsStr::new(name));
         match root.link_target(OsStr::new(name)) {
             Ok(is) if is == target => continue,
@@ -268,7 +275,7 @@ fn link_names(root: &Directory, payload: &Payload) -> Result<bool, StepError> {
         }
         changed = true;
     }
-    for name in outdated_links(root, &names)? {
+    for name in outdated_links(root, names)? {
         root.remove(&name, FileType::Symlink)?;
         changed = true;
     }

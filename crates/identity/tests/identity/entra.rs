@@ -1,10 +1,14 @@
 //! Entra and AD FS: what is sent, how often, and what is told when it is refused.
 
+use std::time::Duration;
+
 use azure_core::credentials::TokenCredential;
 use identity::{
-    Asker, Assertion, ClientCertificate, ClientId, Credential, Error, Kind, Mode, Proof, TenantId, Tokens,
+    Asker, Assertion, ClientCertificate, ClientId, Cloud, Config, Credential, Error, Kind, Mode, Proof,
+    TenantId, Tokens,
 };
 use serde_json::json;
+use time::OffsetDateTime;
 
 use crate::server::{Answer, Asked, Server, asker, assertion, jwt, own_assertion, subject_of, tenant};
 
@@ -210,14 +214,109 @@ async fn answers_that_are_no_tokens_are_told_without_their_content() {
         "<html>planted</html>",
         "\"eyJplantedplantedplantedplanted\"",
         "{}",
-        r#"{"access_token":"planted","expires_in":0}"#,
-        r#"{"access_token":"planted","expires_in":9223372036854775807}"#,
-        r#"{"access_token":"planted","expires_in":"3599"}"#,
+        r#"{"access_token":"","expires_in":3599}"#,
     ] {
         let server = Server::tls(&[], move |_| Answer(200, vec![], body.to_owned())).await;
         let sdk = text(&federated(&server, &server.tokens(), &asker("shop", "web"))).await.unwrap_err();
         assert!(matches!(Error::find(&sdk), Some(Error::Answer { .. })), "{body}: {sdk}");
         assert!(!sdk.to_string().contains("planted"), "{sdk}");
+    }
+}
+
+#[tokio::test]
+async fn lifetimes_are_taken_in_all_their_forms() {
+    for (lifetime, seconds) in [
+        (r#""expires_in":3599"#, 3599),
+        (r#""expires_in":"3599","ext_expires_in":"3599""#, 3599),
+        (r#""expires_in":3599.75"#, 3599),
+        (r#""expires_on":"01/01/2020 00:00:00 AM +00:00","expires_in":"3599""#, 3599),
+        (r#""token_type":7"#, 60),
+        (r#""expires_in":0"#, 60),
+        (r#""expires_in":9223372036854775807"#, 60),
+        (r#""expires_on":5"#, 60),
+    ] {
+        let body = format!("{{\"access_token\":\"t\",{lifetime}}}");
+        let server = Server::tls(&[], move |_| Answer(200, vec![], body.clone())).await;
+        let credential = federated(&server, &server.tokens(), &asker("shop", "web"));
+        let token = credential.token(SCOPE).await.unwrap();
+        assert_eq!(token.token.secret(), "t");
+        let left = (token.expires_on - OffsetDateTime::now_utc()).whole_seconds();
+        assert!((seconds - 20..=seconds).contains(&left), "{lifetime}: {left}");
+    }
+}
+
+/// With the clock paused, time passes only while everything waits.
+#[tokio::test(start_paused = true)]
+async fn a_slow_token_service_is_waited_for_whatever_limit_the_client_has() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Connections are accepted by the kernel, and nobody reads them.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().timeout(Duration::from_secs(15));
+    let tokens = Tokens::new(Config::new(client.build().unwrap()).unwrap()).unwrap();
+    let file = json!({"activeDirectoryEndpoint": format!("https://{}/", silent.local_addr().unwrap()),
+                      "keyVaultDNSSuffix": "vault.test"});
+    let authority =
+        Cloud::from_file(file.to_string().as_bytes(), None).unwrap().authority(&tenant()).unwrap();
+    let asker = asker("shop", "web");
+    let mode =
+        Mode::WorkloadIdentity { tenant: tenant(), client_id: client_id(), assertion: own_assertion(&asker) };
+    let start = tokio::time::Instant::now();
+    let error = tokens.credential(&asker, &authority, mode).unwrap().token(SCOPE).await.unwrap_err();
+    // Two attempts of 45 s, waits of 0.5 and 1 s, and what is left.
+    assert_eq!(start.elapsed(), Duration::from_secs(95));
+    assert!(error.to_string().contains("after 3 attempts in 95.0 s; the last one: no answer"), "{error}");
+}
+
+#[tokio::test]
+async fn a_custom_cloud_may_have_its_token_endpoint_elsewhere_on_its_host() {
+    const METADATA: &str = "/11111111-2222-3333-4444-555555555555/v2.0/.well-known/openid-configuration";
+    for status in [404, 405] {
+        let server = Server::tls(&[], move |asked| match asked.path.as_str() {
+            METADATA => {
+                let endpoint = format!("https://{}/sts/token", asked.header("host"));
+                Answer::json(200, &json!({"token_endpoint": endpoint}))
+            }
+            "/sts/token" => Answer::token(asked.field("client_secret")),
+            _ => Answer(status, vec![], String::new()),
+        })
+        .await;
+        let proof = Proof::Secret("s3cret".to_owned().into());
+        let credential = with_proof(&server, &server.tokens(), &asker("shop", "web"), proof);
+        assert_eq!(text(&credential).await.unwrap(), "s3cret");
+        let paths: Vec<_> = server.asked().into_iter().map(|asked| asked.path).collect();
+        assert_eq!(
+            paths,
+            ["/11111111-2222-3333-4444-555555555555/oauth2/v2.0/token", METADATA, "/sts/token"]
+        );
+        assert_eq!(server.asked()[2].field("scope"), SCOPE);
+
+        let certificate = ClientCertificate::parse(include_bytes!("../data/client.pem"), "").unwrap();
+        let proof = Proof::Certificate(certificate);
+        let _ = text(&with_proof(&server, &server.tokens(), &asker("shop", "web"), proof)).await;
+        let signed = server.asked()[5].clone();
+        let claims = signed.field("client_assertion").split('.').nth(1).unwrap().to_owned();
+        let claims = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).unwrap();
+        let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+        assert_eq!(claims["aud"], format!("https://{}/sts/token", signed.header("host")));
+    }
+}
+
+#[tokio::test]
+async fn a_custom_clouds_metadata_cannot_send_a_secret_elsewhere() {
+    for endpoint in ["http://localhost:1/token", "https://127.0.0.1:1/token", "nowhere"] {
+        let server = Server::tls(&[], move |asked| {
+            if asked.path.ends_with("/openid-configuration") {
+                Answer::json(200, &json!({"token_endpoint": endpoint}))
+            } else {
+                Answer(404, vec![], "no such page".to_owned())
+            }
+        })
+        .await;
+        let proof = Proof::Secret("s3cret".to_owned().into());
+        let credential = with_proof(&server, &server.tokens(), &asker("shop", "web"), proof);
+        let error = text(&credential).await.unwrap_err().to_string();
+        assert!(error.contains("no such page") && error.contains("[HTTP 404 from "), "{error}");
+        assert_eq!(server.count(), 2, "{endpoint}");
     }
 }
 

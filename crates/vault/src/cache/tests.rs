@@ -20,7 +20,7 @@ impl Failing for Failed {
         *self == Self::Refused
     }
 
-    fn too_late() -> Self {
+    fn too_late(_: Duration) -> Self {
         Self::Deadline
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::lenient;
 use crate::{ObjectKind, convert::Jwk};
 
 const API_VERSION: &str = "7.4";
@@ -20,6 +21,26 @@ pub(super) fn object_url(base: &Url, kind: ObjectKind, name: &str, version: &str
 /// The address of the first page of an object's versions.
 pub(super) fn versions_url(base: &Url, kind: ObjectKind, name: &str) -> Option<Url> {
     address(base, &format!("{}/{}/versions", kind.collection(), escaped(name)))
+}
+
+/// Where to ask for `next`, which a page of the list at `first` names as the one after it.
+///
+/// An emulator behind a port mapping names its inner address. What looks like a page of the same list is therefore asked
+/// of the vault itself, wherever it is said to be: the token goes nowhere else. `None` for anything else elsewhere.
+pub(super) fn next_page(first: &Url, next: Url) -> Option<Url> {
+    if next.origin() == first.origin() {
+        return Some(next);
+    }
+    let (list, path) = (first.path().as_bytes(), next.path().as_bytes());
+    let same = next.has_host()
+        && path.get(..list.len()).is_some_and(|front| front.eq_ignore_ascii_case(list))
+        && matches!(path.get(list.len()), None | Some(b'/'));
+    same.then(|| {
+        let mut here = first.clone();
+        here.set_path(next.path());
+        here.set_query(next.query());
+        here
+    })
 }
 
 fn address(base: &Url, path: &str) -> Option<Url> {
@@ -189,7 +210,7 @@ impl ServiceError {
             #[serde(alias = "innerError")]
             innererror: Option<Box<Error>>,
         }
-        let Ok(Body { error: Some(error) }) = serde_json::from_slice(body) else { return Self::default() };
+        let Ok(Body { error: Some(error) }) = lenient::parse(body) else { return Self::default() };
         // The innermost code is the most particular.
         let mut inner = None;
         let mut below = error.innererror;
@@ -236,6 +257,36 @@ mod tests {
             versions_url(&base, ObjectKind::Key, "k").unwrap().as_str(),
             "https://kv1.vault.local:8443/keys/k/versions?api-version=7.4"
         );
+    }
+
+    #[test]
+    fn pages_are_asked_of_the_vault_itself() {
+        let first = Url::parse("https://kv1.vault.local:8443/secrets/n/versions?api-version=7.4").unwrap();
+        for (next, asked) in [
+            ("https://kv1.vault.local:8443/other?x=1", Some("https://kv1.vault.local:8443/other?x=1")),
+            (
+                "http://u:p@10.0.0.1:4997/secrets/n/versions?api-version=7.4&$skiptoken=a%2Fb#f",
+                Some("https://kv1.vault.local:8443/secrets/n/versions?api-version=7.4&$skiptoken=a%2Fb"),
+            ),
+            (
+                "https://localhost/Secrets/N/versions/2",
+                Some("https://kv1.vault.local:8443/Secrets/N/versions/2"),
+            ),
+            (
+                "https://kv1.vault.local/secrets/n/versions",
+                Some("https://kv1.vault.local:8443/secrets/n/versions"),
+            ),
+            ("https://localhost/secrets/n/versions2", None),
+            ("https://localhost/secrets/m/versions", None),
+            ("https://localhost/secrets/n/versions/../../m", None),
+            ("https://localhost/secrets/n", None),
+            ("https://localhost/", None),
+            ("data:/secrets/n/versions", None),
+            ("mailto:secrets/n/versions", None),
+        ] {
+            let here = next_page(&first, Url::parse(next).unwrap());
+            assert_eq!(here.as_ref().map(Url::as_str), asked, "{next}");
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub trait Credential: TokenCredential {
 
     /// Who this is in words, for messages: `workload identity <client id> of <namespace>/<service account> in tenant <t>`.
     fn describe(&self) -> String;
+
+    /// Where its tokens come from, for messages: the address of a token authority or metadata service.
+    fn source(&self) -> String;
 }
 
 /// What a 401 says about the token wanted (RFC 6750 §3, and the Azure SDKs' reading of it).

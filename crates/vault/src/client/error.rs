@@ -1,6 +1,6 @@
 //! What went wrong, for whom, and what cures it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::api::ServiceError;
 use crate::{
@@ -131,14 +131,17 @@ pub(super) enum Cause {
     /// No connection, or a broken one.
     #[error("{0}")]
     Connection(String),
-    /// The deadline came first.
-    #[error("context deadline exceeded while waiting for {waiting_for}")]
-    TooLate { waiting_for: &'static str },
+    /// The deadline came first, or one attempt took too long.
+    #[error("context deadline exceeded after {:.1} s of waiting for {waiting_for}", .waited.as_secs_f64())]
+    TooLate { waiting_for: &'static str, waited: Duration },
+    /// The deadline came while a token was awaited.
+    #[error("context deadline exceeded after {:.1} s of waiting for a token from {from}", .waited.as_secs_f64())]
+    NoToken { from: String, waited: Duration },
     /// Something leads to another host.
     #[error("{what} leads away from the vault and is not followed")]
     Elsewhere { what: &'static str },
     /// More than any object can be.
-    #[error("the answer is larger than {limit} bytes")]
+    #[error("the answer is larger than the limit of {limit} bytes")]
     TooLarge { limit: usize },
     /// The answer is not what the API promises, or no file can be made of it.
     #[error("{0}")]
@@ -234,7 +237,7 @@ impl Cause {
                 400..500 => FailureKind::Invalid,
                 _ => FailureKind::Unusable,
             },
-            Self::TooLate { .. } => FailureKind::DeadlineExceeded,
+            Self::TooLate { .. } | Self::NoToken { .. } => FailureKind::DeadlineExceeded,
             Self::Elsewhere { .. } | Self::TooLarge { .. } | Self::Unusable(_) => FailureKind::Unusable,
         }
     }
@@ -270,8 +273,6 @@ impl Cause {
         let vault = endpoint.name();
         let host = endpoint.host();
         match self {
-            Self::Credential { transient: true, .. } => "the token service could not be reached: check egress, DNS and proxy of the node".to_owned(),
-            Self::Credential { .. } => "check clientID, tenantID and the identity's federated credential or assignment".to_owned(),
             Self::Refused { claims: true, .. } => "a conditional access policy asks for more than this identity can prove: exempt the workload identity".to_owned(),
             Self::Refused { error, .. } => {
                 let message = error.message.as_deref().unwrap_or_default();
@@ -304,7 +305,10 @@ impl Cause {
             Self::Dns(_) => "the vault is gone or never was, keyvaultName or cloudName is wrong, or the private DNS zone is not linked to the node's network".to_owned(),
             Self::Tls(_) => format!("the certificate of {host} is not trusted or not its own: check proxies that inspect TLS, and the CAs the driver trusts (SSL_CERT_FILE)"),
             Self::Connection(_) | Self::TooLate { .. } => format!("check that the node reaches {host} on port {}: firewall, network policy, proxy, private endpoint", endpoint.url().port_or_known_default().unwrap_or(443)),
-            Self::TooLarge { .. } | Self::Unusable(_) => String::new(),
+            Self::NoToken { from, .. } => format!("check that the node reaches {from}: it is slow, throttling or down, or a firewall drops what is sent to it"),
+            Self::TooLarge { .. } => format!("Key Vault's own objects are at most 25 KB: check what answers at {host}"),
+            // A credential's error brings its own cure, by what it knows of the identity.
+            Self::Credential { .. } | Self::Unusable(_) => String::new(),
         }
     }
 }

@@ -4,7 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use azure_core::credentials::TokenCredential;
 use reqwest::{Response, StatusCode, header};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, sleep_until, timeout_at},
+};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -17,8 +20,9 @@ use super::{
 };
 use crate::VaultEndpoint;
 
-/// One attempt that takes longer is given up and tried again.
-const LONGEST_ATTEMPT: Duration = Duration::from_mins(1);
+/// One attempt that takes longer, from the first byte sent to the last received, is given up and tried again. The HTTP
+/// client is not relied on for that.
+pub(super) const LONGEST_ATTEMPT: Duration = Duration::from_mins(1);
 const MOST_REDIRECTS: usize = 3;
 /// Enough of an error's body to find its code in.
 const LARGEST_ERROR: usize = 64 << 10;
@@ -31,7 +35,11 @@ pub(super) struct Exchange<'a> {
     pub(super) credential: &'a dyn Credential,
     pub(super) deadline: Instant,
     pub(super) largest_body: usize,
+    pub(super) learnt: &'a Learnt,
 }
+
+/// The scope a vault named when asked without a token, as far as one fetch has asked; `None` when it named none.
+pub(super) type Learnt = OnceCell<Option<String>>;
 
 /// What one attempt came to.
 enum Attempt {
@@ -39,7 +47,11 @@ enum Attempt {
     /// Ask for a token for this scope and try again.
     OtherScope(String),
     /// The token was refused; another may not be.
-    OtherToken(Cause),
+    OtherToken {
+        cause: Cause,
+        /// The vault said which token it wants.
+        challenged: bool,
+    },
     /// Try again after a wait, which the vault may have named.
     Again {
         cause: Cause,
@@ -79,17 +91,38 @@ impl Exchange<'_> {
             let attempt = match attempt {
                 // What stopped the token is what went wrong.
                 Err(cause) if token.is_none() => return Err(no_token.unwrap_or(cause)),
-                outcome => outcome?,
+                outcome => outcome,
             };
+            // The audience was only guessed, and is not called wrong by every vault that finds it so.
+            let doubtful = !told
+                && rescoped == 0
+                && token.is_some()
+                && matches!(
+                    attempt,
+                    Err(Cause::Status { status: 403, .. })
+                        | Ok(Attempt::OtherToken { challenged: false, .. })
+                );
+            let attempt =
+                if doubtful && let Some(wanted) = self.learn(url).await.filter(|wanted| *wanted != scope) {
+                    Attempt::OtherScope(wanted)
+                } else {
+                    attempt?
+                };
             match attempt {
-                Attempt::Done(body) => return Ok(body),
+                Attempt::Done(body) => {
+                    if !told && token.is_some() {
+                        // A guess that was taken is one no longer.
+                        self.vault.remember_scope(&scope);
+                    }
+                    return Ok(body);
+                }
                 Attempt::OtherScope(_) if rescoped == 2 => return Err(Cause::UnsteadyChallenge),
                 Attempt::OtherScope(wanted) => {
                     self.vault.remember_scope(&wanted);
                     scope = wanted;
                     rescoped += 1;
                 }
-                Attempt::OtherToken(cause) => {
+                Attempt::OtherToken { cause, .. } => {
                     let Some(token) = &token else { return Err(no_token.unwrap_or(cause)) };
                     self.credential.refused(token);
                     if std::mem::replace(&mut refused, true) {
@@ -101,8 +134,8 @@ impl Exchange<'_> {
                         return Err(cause);
                     }
                     let at = Instant::now() + asked_for.unwrap_or_else(|| retry::backoff(retries));
-                    if throttled || asked_for.is_some() {
-                        // Everyone waits, not only this request.
+                    if throttled {
+                        // Everyone waits, not only this request. Other trouble may be this object's alone.
                         self.vault.pause_until(at, &cause);
                     }
                     if at >= self.deadline {
@@ -116,18 +149,40 @@ impl Exchange<'_> {
         }
     }
 
+    /// The scope the vault names to whoever comes without a token, if it names one that may be sent there. Asked once
+    /// per fetch; what stands in the way of an answer is not worth another error than the one that led here.
+    async fn learn(&self, url: &Url) -> Option<String> {
+        let ask = || async {
+            let _turn = self.vault.turn(self.deadline).await.ok()?;
+            let until = self.deadline.min(Instant::now() + LONGEST_ATTEMPT);
+            let response = timeout_at(until, self.send(url, None)).await.ok()?.ok()?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return None;
+            }
+            let resource = Challenge::of(response.headers())?.resource?;
+            self.endpoint.accepts_resource(&resource).ok()?;
+            let scope = Challenge::scope(&resource);
+            // Also when it is the guess: then it need not be doubted again.
+            self.vault.remember_scope(&scope);
+            Some(scope)
+        };
+        self.learnt.get_or_init(ask).await.clone()
+    }
+
     async fn token(&self, scope: &str) -> Result<Zeroizing<String>, Cause> {
         let scopes = [scope];
+        let began = Instant::now();
         let token = TokenCredential::get_token(self.credential, &scopes, None);
         match timeout_at(self.deadline, token).await {
             Ok(Ok(token)) => Ok(Zeroizing::new(token.token.secret().to_owned())),
             Ok(Err(error)) => Err(Cause::credential(&error)),
-            Err(_) => Err(Cause::TooLate { waiting_for: "a token" }),
+            Err(_) => Err(Cause::NoToken { from: self.credential.source(), waited: began.elapsed() }),
         }
     }
 
     async fn attempt(&self, url: &Url, scope: &str, token: Option<&str>) -> Result<Attempt, Cause> {
-        let until = self.deadline.min(Instant::now() + LONGEST_ATTEMPT);
+        let began = Instant::now();
+        let until = self.deadline.min(began + LONGEST_ATTEMPT);
         let work = async {
             let response = match self.send(url, token).await {
                 Ok(response) => response,
@@ -141,7 +196,7 @@ impl Exchange<'_> {
             }
             Ok(outcome) => outcome,
             Err(_) => {
-                let cause = Cause::TooLate { waiting_for: "an answer" };
+                let cause = Cause::TooLate { waiting_for: "an answer", waited: began.elapsed() };
                 Ok(Attempt::Again { cause, asked_for: None, throttled: false, most: retry::MOST_RECONNECTS })
             }
         }
@@ -202,8 +257,11 @@ impl Exchange<'_> {
                 } else if token.is_none() {
                     return Err(Cause::Refused { error, claims: false });
                 }
+                let challenged = challenge
+                    .as_ref()
+                    .is_some_and(|challenge| challenge.resource.is_some() || challenge.claims);
                 let claims = challenge.is_some_and(|challenge| challenge.claims);
-                Ok(Attempt::OtherToken(Cause::Refused { error, claims }))
+                Ok(Attempt::OtherToken { cause: Cause::Refused { error, claims }, challenged })
             }
             408 | 429 | 500 | 502 | 503 | 504 => Ok(Attempt::Again {
                 cause: Cause::Status { status: status.as_u16(), error },

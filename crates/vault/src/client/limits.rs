@@ -1,6 +1,6 @@
 //! Being a good client of a vault: so many requests at once, and one pause for all when it throttles.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -12,6 +12,8 @@ use super::error::Cause;
 
 /// Vaults remembered beyond those in use.
 const MOST_IDLE: usize = 64;
+/// However long one answer asks to wait, after this the vault is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// What is known of each vault, by its host and port.
 #[derive(Debug)]
@@ -59,6 +61,7 @@ impl Vault {
     /// # Errors
     /// When it comes after `deadline`: at once with what the vault said if it asked for a longer pause.
     pub(super) async fn turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Cause> {
+        let began = Instant::now();
         loop {
             if let Some((until, cause)) = self.pause() {
                 if until >= deadline {
@@ -68,7 +71,10 @@ impl Vault {
             }
             // The semaphore is never closed.
             let Ok(Ok(permit)) = timeout_at(deadline, self.permits.acquire()).await else {
-                return Err(Cause::TooLate { waiting_for: "other requests to the vault" });
+                return Err(Cause::TooLate {
+                    waiting_for: "other requests to the vault",
+                    waited: began.elapsed(),
+                });
             };
             // The pause may have come while waiting in the queue.
             if self.pause().is_none() {
@@ -82,8 +88,9 @@ impl Vault {
         self.paused.lock().as_ref().filter(|(until, _)| *until > Instant::now()).cloned()
     }
 
-    /// No request is sent before `until`, because of `cause`.
+    /// No request is sent before `until`, or for [`LONGEST_PAUSE`] if that is shorter, because of `cause`.
     pub(super) fn pause_until(&self, until: Instant, cause: &Cause) {
+        let until = until.min(Instant::now() + LONGEST_PAUSE);
         let mut paused = self.paused.lock();
         if paused.as_ref().is_none_or(|(known, _)| *known < until) {
             *paused = Some((until, cause.clone()));
@@ -101,8 +108,6 @@ impl Vault {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{FailureKind, client::api::ServiceError};
 
@@ -124,6 +129,17 @@ mod tests {
         let free = Instant::now();
         assert!(vaults.of("kv2.vault.azure.net").turn(free + Duration::from_secs(1)).await.is_ok());
         assert_eq!(Instant::now(), free);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_lasts_a_minute_at_most() {
+        let vaults = Vaults::new(1);
+        let vault = vaults.of("kv1");
+        let start = Instant::now();
+        vault.pause_until(start + Duration::from_hours(1), &Cause::UnsteadyChallenge);
+        assert!(vault.turn(start + Duration::from_secs(59)).await.is_err());
+        assert!(vault.turn(start + Duration::from_mins(2)).await.is_ok());
+        assert!(start.elapsed() >= LONGEST_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ mod auth;
 mod contents;
 mod error;
 mod exchange;
+mod lenient;
 mod limits;
 mod retry;
 
@@ -30,7 +31,7 @@ use crate::{
 };
 use api::Answer;
 use error::Cause;
-use exchange::Exchange;
+use exchange::{Exchange, Learnt};
 use limits::Vaults;
 
 /// Limits of a [`Client`].
@@ -92,8 +93,8 @@ impl Failing for Cause {
         self.kind().is_definite_refusal()
     }
 
-    fn too_late() -> Self {
-        Self::TooLate { waiting_for: "an answer" }
+    fn too_late(waited: Duration) -> Self {
+        Self::TooLate { waiting_for: "an answer", waited }
     }
 }
 
@@ -128,6 +129,7 @@ impl Client {
     /// A client on `http`, whose connections, proxies and trusted CAs it uses.
     ///
     /// Build `http` with `redirect::Policy::none()`: redirects are followed here, and only to the vault they came from.
+    /// It needs no total timeout: each attempt ends after a minute, and all of them with the deadline.
     pub fn new(http: reqwest::Client, options: ClientOptions) -> Self {
         let vaults = Vaults::new(options.concurrency_per_vault);
         Self { shared: Arc::new(Shared { http, options, vaults }), cache: Cache::new() }
@@ -139,11 +141,13 @@ impl Client {
     /// When any object cannot be had: every failure known by then, each with its cure. The first definite one cancels
     /// the requests still under way.
     pub async fn fetch(&self, request: FetchRequest<'_>) -> Result<Contents, FetchError> {
+        let round = Round { request, learnt: Arc::default() };
+        let request = &round.request;
         let mut under_way: FuturesUnordered<_> = request
             .objects
             .iter()
             .enumerate()
-            .map(|(index, object)| self.object(&request, object).map(move |outcome| (index, outcome)))
+            .map(|(index, object)| self.object(&round, object).map(move |outcome| (index, outcome)))
             .collect();
         let mut fetched: Vec<Option<Fetched>> = request.objects.iter().map(|_| None).collect();
         let mut failures = Vec::new();
@@ -188,20 +192,20 @@ impl Client {
         Ok(contents)
     }
 
-    async fn object(&self, request: &FetchRequest<'_>, object: &ObjectRequest) -> Result<Fetched, Trouble> {
+    async fn object(&self, round: &Round<'_>, object: &ObjectRequest) -> Result<Fetched, Trouble> {
         let (start, most) = match &object.versions {
-            Versions::Latest => return Ok(self.version(request, object, "", None).await?),
-            Versions::Pinned(version) => return Ok(self.version(request, object, version, None).await?),
+            Versions::Latest => return Ok(self.version(round, object, "", None).await?),
+            Versions::Pinned(version) => return Ok(self.version(round, object, version, None).await?),
             Versions::History { start, most } => (start, usize::try_from(*most).unwrap_or(usize::MAX)),
         };
         let list = self
-            .answer(request, object, Wish::Versions)
+            .answer(round, object, Wish::Versions)
             .await
             .map_err(|cause| Trouble { cause, listing: true })?;
         let Answer::Versions(names) = &list.held.value else { return Ok(Fetched::default()) };
         let names =
             names.iter().skip_while(|name| start.as_ref().is_some_and(|start| start != *name)).take(most);
-        let each = names.enumerate().map(|(index, name)| self.version(request, object, name, Some(index)));
+        let each = names.enumerate().map(|(index, name)| self.version(round, object, name, Some(index)));
         let mut fetched = Fetched { asked: Some(list.held.asked), stale: list.stale, ..Fetched::default() };
         for version in try_join_all(each).await? {
             fetched.files.extend(version.files);
@@ -217,13 +221,13 @@ impl Client {
     /// The files of one version of an object; `index` is its place in a history.
     async fn version(
         &self,
-        request: &FetchRequest<'_>,
+        round: &Round<'_>,
         object: &ObjectRequest,
         version: &str,
         index: Option<usize>,
     ) -> Result<Fetched, Cause> {
-        let Served { held, stale } = self.answer(request, object, Wish::Version(version)).await?;
-        let (kind, rendering) = (object.kind, request.rendering);
+        let Served { held, stale } = self.answer(round, object, Wish::Version(version)).await?;
+        let (kind, rendering) = (object.kind, round.request.rendering);
         let (version, parts) = if takes_long(&held.value) {
             let held = Arc::clone(&held);
             tokio::task::spawn_blocking(move || render(kind, rendering, &held.value))
@@ -252,10 +256,11 @@ impl Client {
     /// The vault's answer, shared with whoever wants the same as the same identity.
     async fn answer(
         &self,
-        request: &FetchRequest<'_>,
+        round: &Round<'_>,
         object: &ObjectRequest,
         wish: Wish<'_>,
     ) -> Result<Served<Answer, Cause>, Cause> {
+        let request = &round.request;
         let kind = object.kind;
         let base = request.endpoint.url();
         let url = match wish {
@@ -276,7 +281,7 @@ impl Client {
         };
         let listing = matches!(wish, Wish::Versions);
         let ask = || -> BoxFuture<'static, Result<Answer, Cause>> {
-            let shared = Arc::clone(&self.shared);
+            let (shared, learnt) = (Arc::clone(&self.shared), Arc::clone(&round.learnt));
             let (endpoint, credential) = (request.endpoint.clone(), Arc::clone(&request.credential));
             let (url, authority, deadline) = (url.clone(), authority.clone(), request.deadline);
             async move {
@@ -288,6 +293,7 @@ impl Client {
                     credential: &*credential,
                     deadline,
                     largest_body: shared.options.largest_body,
+                    learnt: &learnt,
                 };
                 if listing { versions(&exchange, kind, url).await } else { one(&exchange, kind, &url).await }
             }
@@ -295,6 +301,12 @@ impl Client {
         };
         self.cache.get(key, wanted, ask).await
     }
+}
+
+/// One fetch, and what all its requests learn together.
+struct Round<'a> {
+    request: FetchRequest<'a>,
+    learnt: Arc<Learnt>,
 }
 
 #[derive(Clone, Copy)]
@@ -307,9 +319,9 @@ enum Wish<'a> {
 async fn one(exchange: &Exchange<'_>, kind: ObjectKind, url: &Url) -> Result<Answer, Cause> {
     let body = exchange.get(url).await?;
     let parsed = match kind {
-        ObjectKind::Secret { .. } => serde_json::from_slice(&body).map(Answer::Secret),
-        ObjectKind::Key => serde_json::from_slice(&body).map(Answer::Key),
-        ObjectKind::Certificate => serde_json::from_slice(&body).map(Answer::Certificate),
+        ObjectKind::Secret { .. } => lenient::parse(&body).map(Answer::Secret),
+        ObjectKind::Key => lenient::parse(&body).map(Answer::Key),
+        ObjectKind::Certificate => lenient::parse(&body).map(Answer::Certificate),
     };
     parsed.map_err(|error| not_json(&error))
 }
@@ -328,14 +340,14 @@ async fn versions(exchange: &Exchange<'_>, kind: ObjectKind, first: Url) -> Resu
     /// Twenty-five versions a page: more than any object has.
     const MOST_PAGES: usize = 400;
     let mut found = Vec::new();
-    let mut url = first;
+    let mut url = first.clone();
     for _ in 0..MOST_PAGES {
         let body = exchange.get(&url).await?;
-        let page: api::Page = serde_json::from_slice(&body).map_err(|error| not_json(&error))?;
+        let page: api::Page = lenient::parse(&body).map_err(|error| not_json(&error))?;
         found.extend(page.versions(kind));
         let next = match page.next_link.as_deref().unwrap_or_default() {
             "" => return Ok(Answer::Versions(api::newest_first(found))),
-            next => url.join(next).ok().filter(|next| next.origin() == exchange.endpoint.url().origin()),
+            next => url.join(next).ok().and_then(|next| api::next_page(&first, next)),
         };
         url = next.ok_or(Cause::Elsewhere { what: "the next page of its versions" })?;
     }
@@ -386,11 +398,11 @@ fn render(
 pub(crate) mod fuzzing {
     //! What the fuzz targets reach of this module.
 
-    use super::{ObjectKind, api, auth::Challenge};
+    use super::{ObjectKind, api, auth::Challenge, lenient};
 
     pub(crate) fn bodies(bytes: &[u8]) {
         let _ = api::ServiceError::of(bytes);
-        if let Ok(page) = serde_json::from_slice::<api::Page>(bytes) {
+        if let Ok(page) = lenient::parse::<api::Page>(bytes) {
             let _ = api::newest_first(page.versions(ObjectKind::Key).collect());
         }
         if let Ok(header) = reqwest::header::HeaderValue::from_bytes(bytes) {

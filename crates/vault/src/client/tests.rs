@@ -137,7 +137,7 @@ impl Server {
     }
 }
 
-/// An identity that hands out `token-1 for <scope>`, and `token-2…` after a refusal.
+/// An identity that hands out `token-1`, and `token-2…` after a refusal.
 #[derive(Debug)]
 struct Identity {
     key: Option<&'static str>,
@@ -147,6 +147,8 @@ struct Identity {
     scopes: Mutex<Vec<String>>,
     /// The only scope Entra knows, if not all.
     known: Option<&'static str>,
+    /// Hands out `token of <scope>` instead.
+    scoped: bool,
 }
 
 impl Identity {
@@ -157,6 +159,7 @@ impl Identity {
             refused: Mutex::default(),
             scopes: Mutex::default(),
             known: None,
+            scoped: false,
         })
     }
 }
@@ -178,7 +181,8 @@ impl TokenCredential for Identity {
             ));
         }
         let number = self.number.load(Ordering::Relaxed);
-        Ok(AccessToken { token: format!("token-{number}").into(), expires_on: OffsetDateTime::now_utc() })
+        let token = if self.scoped { format!("token of {}", scopes[0]) } else { format!("token-{number}") };
+        Ok(AccessToken { token: token.into(), expires_on: OffsetDateTime::now_utc() })
     }
 }
 
@@ -194,6 +198,10 @@ impl Credential for Identity {
 
     fn describe(&self) -> String {
         "workload identity 1111 of ns/sa in tenant t".to_owned()
+    }
+
+    fn source(&self) -> String {
+        "https://login.test".to_owned()
     }
 }
 
@@ -469,10 +477,11 @@ async fn the_vault_is_asked_what_it_wants_when_the_guess_is_unknown() {
     let error =
         fetch(&client(ClientOptions::default()), &server.endpoint(), &identity, &[N]).await.unwrap_err();
     assert_eq!(error.kind(), FailureKind::Credential);
+    // They bring their own cure: none follows.
     assert!(
-        error
-            .to_string()
-            .contains("AADSTS500011: The resource principal was not found; check clientID, tenantID"),
+        error.to_string().ends_with(
+            ") as workload identity 1111 of ns/sa in tenant t: no token: credential failed: AADSTS500011: The resource principal was not found"
+        ),
         "{error}"
     );
     // A 401 without a challenge leaves it at that, too.
@@ -480,6 +489,162 @@ async fn the_vault_is_asked_what_it_wants_when_the_guess_is_unknown() {
     let error =
         fetch(&client(ClientOptions::default()), &server.endpoint(), &identity, &[N]).await.unwrap_err();
     assert!(error.to_string().contains("AADSTS500011"), "{error}");
+}
+
+/// A vault that names its audience only to whoever comes without a token, and says `code` to any other's.
+fn secretive(code: u16, wanted: &'static str) -> impl Fn(&Seen, usize) -> Reply {
+    move |seen, _| match seen.token() {
+        None => challenge(wanted),
+        Some("token of https://test/.default") => ok(SECRET),
+        Some(_) => Reply { status: code, headers: vec![], body: UNAUTHORIZED.to_owned() },
+    }
+}
+
+fn scoped() -> Arc<Identity> {
+    Arc::new(Identity { scoped: true, ..Arc::into_inner(Identity::new(None)).unwrap() })
+}
+
+#[tokio::test]
+async fn a_vault_that_refuses_the_guess_in_silence_is_asked_what_it_wants() {
+    for code in [401, 403] {
+        let server = Server::new(secretive(code, "https://test")).await;
+        let client = client(ClientOptions::default());
+        let identity = scoped();
+        assert!(fetch(&client, &server.endpoint(), &identity, &[N]).await.is_ok(), "{code}");
+        let tokens: Vec<Option<String>> =
+            server.seen().iter().map(|seen| seen.token().map(str::to_owned)).collect();
+        let told = |scope: &str| Some(format!("token of {scope}/.default"));
+        assert_eq!(tokens, [told("https://vault.test"), None, told("https://test")]);
+        // The token was good, only not here.
+        assert!(identity.refused.lock().is_empty());
+        // What was learnt is remembered.
+        assert!(fetch(&client, &server.endpoint(), &identity, &[N]).await.is_ok());
+        assert_eq!(server.seen().len(), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_guess_that_was_right_is_doubted_once() {
+    // The vault wants the very audience of the tokens it refuses, or one it has no business with.
+    for (code, wanted, kind, requests) in [
+        (401, "https://vault.test", FailureKind::Unauthenticated, [3, 5]),
+        (403, "https://vault.test", FailureKind::Forbidden, [2, 3]),
+        (401, "https://evil.example", FailureKind::Unauthenticated, [3, 6]),
+        (403, "https://evil.example", FailureKind::Forbidden, [2, 4]),
+    ] {
+        let server = Server::new(secretive(code, wanted)).await;
+        let client = client(ClientOptions::default());
+        let identity = scoped();
+        for requests in requests {
+            let error = fetch(&client, &server.endpoint(), &identity, &[N]).await.unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert_eq!(server.seen().len(), requests, "{code} {wanted}");
+        }
+        assert!(identity.scopes.lock().iter().all(|scope| scope == "https://vault.test/.default"));
+    }
+    // Nor is a guess doubted that was taken before.
+    let server = Server::new(|seen, before| match (before, seen.token()) {
+        (0, Some(_)) => ok(SECRET),
+        _ => status(403, ""),
+    })
+    .await;
+    let client = client(ClientOptions::default());
+    assert!(fetch(&client, &server.endpoint(), &scoped(), &[N]).await.is_ok());
+    assert!(fetch(&client, &server.endpoint(), &scoped(), &[N]).await.is_err());
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn all_objects_of_a_volume_learn_together() {
+    let server = Server::new(secretive(401, "https://test")).await;
+    let fields: Vec<String> = (0..20).map(|i| format!("objectName: n{i}\nobjectType: secret")).collect();
+    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+    let contents = fetch(&client(ClientOptions::default()), &server.endpoint(), &scoped(), &fields).await;
+    assert_eq!(contents.map(|contents| contents.files.len()), Ok(20));
+    assert_eq!(server.seen().iter().filter(|seen| seen.token().is_none()).count(), 1);
+}
+
+#[tokio::test]
+async fn one_object_out_of_order_does_not_hold_up_the_others() {
+    for code in [500, 503] {
+        let server = Server::new(move |seen, before| match seen.target.as_str() {
+            "/secrets/sick/?api-version=7.4" if before < 20 => {
+                Reply { status: code, headers: vec![("retry-after", "600".into())], body: String::new() }
+            }
+            _ => ok(SECRET),
+        })
+        .await;
+        let client = client(ClientOptions::default());
+        let sick = "objectName: sick\nobjectType: secret";
+        let error = fetch(&client, &server.endpoint(), &Identity::new(None), &[sick]).await.unwrap_err();
+        assert_eq!(error.kind(), FailureKind::Unavailable);
+        assert!(fetch(&client, &server.endpoint(), &Identity::new(None), &[N]).await.is_ok(), "{code}");
+    }
+    // Throttling concerns everyone.
+    let server = Server::new(|_, _| Reply {
+        status: 429,
+        headers: vec![("retry-after", "600".into())],
+        body: String::new(),
+    })
+    .await;
+    let client = client(ClientOptions::default());
+    for _ in 0..2 {
+        let error = fetch(&client, &server.endpoint(), &Identity::new(None), &[N]).await.unwrap_err();
+        assert_eq!(error.kind(), FailureKind::Throttled);
+        assert_eq!(server.seen().len(), 1);
+    }
+}
+
+/// A vault that takes connections and never answers, with no help of the HTTP client.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_ends_by_itself() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = VaultEndpoint::plain(listener.local_addr().unwrap());
+    let credential = Identity::new(None);
+    for (patience, waited, says) in [
+        // Three attempts, and a wait of one and of two seconds between them, a quarter more or less.
+        (
+            Duration::from_mins(5),
+            3.0 * 60.0 + 2.25..=3.0 * 60.0 + 3.75,
+            "after 60.0 s of waiting for an answer",
+        ),
+        (Duration::from_secs(10), 10.0..=10.0, "after 10.0 s of waiting for an answer"),
+    ] {
+        let began = Instant::now();
+        let request = FetchRequest {
+            endpoint: &endpoint,
+            credential: Arc::clone(&credential) as Arc<dyn Credential>,
+            objects: &objects(&[N]),
+            rendering: Rendering::default(),
+            deadline: began + patience,
+            max_age: Duration::ZERO,
+        };
+        let error = client(ClientOptions::default()).fetch(request).await.unwrap_err();
+        assert_eq!(error.kind(), FailureKind::DeadlineExceeded);
+        assert!(error.to_string().contains(&format!("context deadline exceeded {says};")), "{error}");
+        let elapsed = began.elapsed().as_secs_f64();
+        assert!((waited.start() - 0.1..=waited.end() + 0.1).contains(&elapsed), "{elapsed}");
+    }
+    assert_eq!(exchange::LONGEST_ATTEMPT, Duration::from_mins(1));
+}
+
+#[tokio::test]
+async fn answers_are_read_as_leniently_as_the_go_sdk_reads_them() {
+    let server = Server::new(|_, _| {
+        ok("\u{feff}{\"id\":\"https://v/secrets/n/old\",\"id\":\"https://v/secrets/n/v2\",\"value\":\"a\\ud800b\"}")
+    })
+    .await;
+    let client = client(ClientOptions::default());
+    let contents = fetch(&client, &server.endpoint(), &Identity::new(None), &[N]).await.unwrap();
+    assert_eq!(shown(&contents), [row("n", "a\u{fffd}b", "secret/n", "v2")]);
+
+    let server = Server::new(|_, _| {
+        status(404, "\u{feff}{\"error\":{\"code\":\"SecretNotFound\",\"message\":\"m\\udc00\"}}")
+    })
+    .await;
+    let error = fetch(&client, &server.endpoint(), &Identity::new(None), &[N]).await.unwrap_err();
+    assert!(error.to_string().contains("404 SecretNotFound; "), "{error}");
+    assert!(error.to_string().ends_with("Key Vault says: m\u{fffd}"), "{error}");
 }
 
 #[tokio::test]
@@ -606,10 +771,34 @@ async fn histories_are_newest_first_and_one_longer() {
     );
 }
 
+/// An emulator behind a port mapping names an address of its own for the next page.
+#[tokio::test]
+async fn pages_of_the_same_list_are_asked_of_the_vault_wherever_they_are_said_to_be() {
+    let other = Server::new(|_, _| ok("{}")).await;
+    let inner = other.address;
+    let server = Server::new(move |seen, _| {
+        let mut reply = versioned(seen);
+        reply.body = reply.body.replace(r#""nextLink":"/"#, &format!(r#""nextLink":"http://{inner}/"#));
+        reply
+    })
+    .await;
+    let contents = fetch(
+        &client(ClientOptions::default()),
+        &server.endpoint(),
+        &Identity::new(None),
+        &[&format!("{N}\nobjectVersionHistory: 2")],
+    )
+    .await
+    .unwrap();
+    assert_eq!(shown(&contents)[1], row("n/1", "value of v4", "secret/n/1", "v4"));
+    assert_eq!(server.seen()[1].target, "/secrets/n/versions?api-version=7.4&page=2");
+    assert!(other.seen().is_empty());
+}
+
 #[tokio::test]
 async fn pages_elsewhere_are_not_followed() {
     let other = Server::new(|_, _| ok("{}")).await;
-    let link = format!(r#"{{"value":[],"nextLink":"http://{}/secrets/n/versions"}}"#, other.address);
+    let link = format!(r#"{{"value":[],"nextLink":"http://{}/secrets/m/versions"}}"#, other.address);
     let server = Server::new(move |_, _| ok(&link)).await;
     let error = fetch(
         &client(ClientOptions::default()),
@@ -653,7 +842,10 @@ async fn large_answers_are_cut_off() {
     let server = Server::new(|_, _| ok(&"x".repeat(5000))).await;
     let small = ClientOptions { largest_body: 4096, ..ClientOptions::default() };
     let error = fetch(&client(small), &server.endpoint(), &Identity::new(None), &[N]).await.unwrap_err();
-    assert!(error.to_string().contains("the answer is larger than 4096 bytes"), "{error}");
+    assert!(
+        error.to_string().contains("the answer is larger than the limit of 4096 bytes; Key Vault's own"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

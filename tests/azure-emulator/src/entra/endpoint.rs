@@ -38,6 +38,11 @@ pub(crate) fn fault(shared: &Shared, status: StatusCode) -> Reply {
     Aadsts::injected(status).into_reply(&shared.clock)
 }
 
+/// The answer to an injected refusal.
+pub(crate) fn refusal(shared: &Shared, status: StatusCode, code: u32) -> Reply {
+    Aadsts::on_demand(status, code).into_reply(&shared.clock)
+}
+
 /// Answers one request to the authority.
 pub(crate) async fn respond(shared: &Shared, request: &Request, via: Via) -> Reply {
     let reply = match (&request.method, request.segments().as_slice()) {

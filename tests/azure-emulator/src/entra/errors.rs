@@ -234,6 +234,11 @@ impl Aadsts {
         Self { code, error, status, text: "A transient error has occurred. Please try again.".to_owned() }
     }
 
+    /// A refusal whose number is chosen; the text says nothing more.
+    pub(super) fn on_demand(status: StatusCode, code: u32) -> Self {
+        Self { code, error: "invalid_client", status, text: "This refusal was asked for.".to_owned() }
+    }
+
     pub(super) fn into_reply(self, clock: &Clock) -> Reply {
         let Self { code, error, status, text } = self;
         let (trace, correlation) = (guid(), guid());

@@ -9,4 +9,4 @@ mod trust;
 
 pub use directory::{CertificateCredential, Entra, Federation, Identity};
 pub(crate) use directory::{Directory, guid, resource_id};
-pub(crate) use endpoint::{Via, classify, fault, respond};
+pub(crate) use endpoint::{Via, classify, fault, refusal, respond};

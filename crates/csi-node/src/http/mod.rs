@@ -1,0 +1,69 @@
+//! The one HTTP client that Entra and Key Vault are asked with.
+
+pub mod trust;
+
+use crate::error::StartError;
+use reqwest::header::HeaderValue;
+use rustls::ClientConfig;
+use rustls::crypto::ring;
+use rustls::version::{TLS12, TLS13};
+use std::sync::Arc;
+use std::time::Duration;
+use trust::{Anchors, Verifier};
+
+/// Time to connect, TLS included. Key Vault answers in milliseconds; a firewall that drops packets never does.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection is kept without requests. Load balancers of Azure drop idle ones after 4 minutes.
+const IDLE: Duration = Duration::from_secs(90);
+/// How often a silent connection is probed.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Makes the client that trusts what the environment says; see [`Anchors::from_environment`] and [`client_trusting`].
+///
+/// # Errors
+/// [`StartError::Http`] for certificates that cannot be used, [`StartError::Flag`] for a user agent that cannot be sent.
+pub fn client(custom_user_agent: &str) -> Result<reqwest::Client, StartError> {
+    client_trusting(Anchors::from_environment()?, custom_user_agent)
+}
+
+/// Makes a client: pooled connections, HTTP/2 where offered, TLS 1.2 and 1.3, https only, no redirects, proxies by the
+/// usual variables (`HTTPS_PROXY`, `NO_PROXY`, …). Only connecting is bounded in time: whoever asks bounds the whole try.
+///
+/// # Errors
+/// [`StartError::Flag`] when `custom_user_agent`, which comes after the driver's own name, has characters that no HTTP
+/// header may have (RFC 9110, section 5.5).
+pub fn client_trusting(anchors: Anchors, custom_user_agent: &str) -> Result<reqwest::Client, StartError> {
+    let mut agent = format!("akv-csi/{}", env!("CARGO_PKG_VERSION"));
+    if !custom_user_agent.is_empty() {
+        agent = format!("{agent} {custom_user_agent}");
+    }
+    let agent = HeaderValue::from_str(&agent).map_err(|_| StartError::Flag {
+        flag: "--custom-user-agent",
+        reason: format!(
+            "{custom_user_agent:?} cannot be sent in a header: leave line breaks and other control characters out"
+        ),
+    })?;
+    let failed = |cause: &dyn std::error::Error| StartError::Http(crate::error::chain(cause));
+
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Verifier::new(anchors, Arc::clone(&provider))?;
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(|error| failed(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    // A TLS configuration that is handed over is taken as it is: nobody else names the protocols.
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(agent)
+        .connect_timeout(CONNECT)
+        .pool_idle_timeout(IDLE)
+        .tcp_keepalive(KEEP_ALIVE)
+        .redirect(reqwest::redirect::Policy::none())
+        .https_only(true)
+        .build()
+        .map_err(|error| failed(&error))
+}
