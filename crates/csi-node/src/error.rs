@@ -243,7 +243,7 @@ pub enum StartError {
     )]
     Kubernetes(String),
     /// The HTTP client could not be set up.
-    #[error("no HTTP client: {0}; are CA certificates installed, or SSL_CERT_FILE set?")]
+    #[error("no HTTP client: {0}")]
     Http(String),
     /// The identity service could not be set up.
     #[error(transparent)]

@@ -159,7 +159,7 @@ pub fn anchors(
     }
 
     if anchors.roots.is_empty() {
-        return Err(StartError::Http("there is no CA certificate to check servers against".to_owned()));
+        return Err(StartError::Http("there is no CA certificate to check servers against: install the package ca-certificates, or set SSL_CERT_FILE".to_owned()));
     }
     Ok(anchors)
 }

@@ -78,8 +78,8 @@ impl Exchange<'_> {
         loop {
             let token = match self.token(&scope).await {
                 Ok(token) => Some(token),
-                // Entra may not know that resource: let the vault say what it wants.
-                Err(cause) if !told && rescoped == 0 => {
+                // Entra may not know that resource: let the vault say what it wants, if there is time left.
+                Err(cause) if !told && rescoped == 0 && !matches!(cause, Cause::NoToken { .. }) => {
                     no_token = Some(cause);
                     None
                 }
