@@ -14,6 +14,9 @@ pub const NODE: &str = "node-1";
 /// The vault's name.
 pub const VAULT: &str = "demo-vault";
 
+/// How long the kubelet may take to register a driver. It looks fifty times a second here.
+const REGISTERED: Duration = Duration::from_secs(20);
+
 /// How a stage is set up.
 #[derive(Debug, Clone)]
 pub struct StageOptions {
@@ -138,10 +141,18 @@ impl Stage {
         ];
         arguments.extend(self.options.arguments.iter().cloned());
         let environment = self.environment();
+        // A driver that was killed leaves its registration behind. The new one's replaces it in two steps, and the kubelet
+        // knows no driver in between; so what is waited for is an event that comes after the start.
+        let mut events = self.kubelet.events();
+        while events.try_next().is_some() {}
         let driver =
             DriverProcess::start(&self.socket(), &arguments, &environment, &self.path("driver.log")).await;
         self.driver = Some(driver.unwrap_or_else(|error| panic!("{error}")));
-        let registered = self.kubelet.wait_registered(DRIVER_NAME, Duration::from_secs(20)).await;
+        let registered = events.find(|event| matches!(event, kubelet::Event::DriverRegistered { .. }));
+        tokio::time::timeout(REGISTERED, registered)
+            .await
+            .unwrap_or_else(|_| panic!("the kubelet did not register the driver:\n{}", self.log()));
+        let registered = self.kubelet.wait_registered(DRIVER_NAME, REGISTERED).await;
         registered.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
     }
 
