@@ -26,6 +26,9 @@ const DEFAULT_MODE: u32 = 0o644;
 /// Mounting takes the kernel a fraction of a millisecond; more threads than this only cost memory.
 const MOUNTS_AT_ONCE: usize = 16;
 
+/// What fetching leaves of a call's time for writing, answering and telling what went wrong.
+const MARGIN: Duration = Duration::from_secs(1);
+
 /// How long the former generation of files stays after a switch, for readers that have already looked up `..data`.
 const TIDY_AFTER: Duration = Duration::from_secs(5);
 
@@ -340,7 +343,8 @@ impl Driver {
             credential: Arc::new(held.credential.clone()),
             objects: &plan.objects,
             rendering: self.settings.rendering,
-            deadline,
+            // A call that waits for this one has to get its turn, and say what is wrong, before its own time ends.
+            deadline: deadline - (self.settings.timeout / 5).min(MARGIN),
             max_age,
         };
         let contents = self
