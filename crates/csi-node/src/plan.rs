@@ -99,7 +99,7 @@ impl MountPlan {
             "" => {
                 faults.push(Fault::new(
                     fields.path("keyvaultName"),
-                    format!("keyvaultName is not provided{}", fields.near_miss("keyvaultName")),
+                    format!("keyvaultName is not provided{}", fields.near_miss(&["keyvaultName"])),
                     "give the name of the vault, which is the first part of its host name",
                 ));
                 None
@@ -117,7 +117,7 @@ impl MountPlan {
             "" => {
                 faults.push(Fault::new(
                     fields.path("tenantId"),
-                    format!("tenantId is not provided{}", fields.tenant_near_miss()),
+                    format!("tenantId is not provided{}", fields.near_miss(&["tenantId", "tenantID"])),
                     "give the vault's tenant (az keyvault show --name VAULT --query properties.tenantId), or annotate the service \
                      account with azure.workload.identity/tenant-id",
                 ));
@@ -225,7 +225,7 @@ impl MountPlan {
     /// stands for a service principal, which hardly anybody means.
     pub fn identity_cure(parameters: &BTreeMap<String, String>, request: &PublishRequest) -> String {
         let fields = Fields { parameters, attributes: &request.attributes };
-        let mut cure = format!("the class has no clientID{}", fields.near_miss("clientID"));
+        let mut cure = format!("the class has no clientID{}", fields.near_miss(&["clientID"]));
         cure.push_str(" and useVMManagedIdentity is not \"true\"");
         if !fields.get("userAssignedIdentityID").is_empty() {
             cure.push_str(" although userAssignedIdentityID is given");
@@ -259,20 +259,12 @@ impl<'a> Fields<'a> {
         self.attributes.get(key).or_else(|| self.parameters.get(key)).map_or("", |value| value.trim())
     }
 
-    /// A key that differs from this one in letter case only and so is not read, as a hint.
-    fn near_miss(&self, key: &str) -> String {
-        let mut keys = self.attributes.keys().chain(self.parameters.keys());
-        let other = keys.find(|other| other.eq_ignore_ascii_case(key) && *other != key);
-        other.map_or_else(String::new, |other| {
-            format!(" (there is a {other}, which is not read: letter case matters)")
-        })
-    }
-
-    /// The same for the tenant, which has two spellings that are read.
-    fn tenant_near_miss(&self) -> String {
+    /// A key that differs from the spellings that are read in letter case only and so is not read, as a hint.
+    fn near_miss(&self, spellings: &[&str]) -> String {
         let mut keys = self.attributes.keys().chain(self.parameters.keys());
         let other = keys.find(|other| {
-            other.eq_ignore_ascii_case("tenantId") && !["tenantId", "tenantID"].contains(&other.as_str())
+            !spellings.contains(&other.as_str())
+                && spellings.iter().any(|read| other.eq_ignore_ascii_case(read))
         });
         other.map_or_else(String::new, |other| {
             format!(" (there is a {other}, which is not read: letter case matters)")

@@ -207,11 +207,7 @@ impl Shared {
         // The same for all pods: policy has decided who may use it.
         let key = format!("vm {identity:?}");
         let (client, gate) = (self.vm_http.clone(), self.gate.clone());
-        let address = match &self.vm_identity {
-            VmIdentitySource::Imds(endpoint) => endpoint,
-            VmIdentitySource::Arc(agent) => &agent.endpoint,
-        };
-        let from = address.as_str().trim_end_matches('/').to_owned();
+        let from = self.vm_identity.url().as_str().trim_end_matches('/').to_owned();
         let source: Arc<dyn Source> = match &self.vm_identity {
             VmIdentitySource::Imds(endpoint) => {
                 Arc::new(Imds { client, endpoint: endpoint.clone(), identity, gate })
