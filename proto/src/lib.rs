@@ -1,6 +1,6 @@
 //! The wire contracts of the node driver, generated from the `.proto` files beside this crate.
 //!
-//! Requests that carry secrets do not implement `Debug`: log their fields, never the message.
+//! Messages that carry secrets do not implement `Debug`: log their fields, never the message.
 
 /// Generated code cannot be held to the rules for hand-written code.
 macro_rules! generated {
@@ -29,4 +29,9 @@ generated!(
     /// Kubelet plugin registration v1.
     registration,
     "pluginregistration"
+);
+generated!(
+    /// Secrets Store CSI Driver provider v1alpha1: how providers in processes of their own are called.
+    provider,
+    "v1alpha1"
 );

@@ -7,9 +7,10 @@ use crate::credential::{self, PodCredential};
 use crate::csi::request::PublishRequest;
 use crate::error::{MountError, PublishError, UnpublishError};
 use crate::plan::{MountPlan, PlannedIdentity};
+use crate::provider::{ExternalProviders, ProviderName};
 use crate::service_account::{Annotations, ServiceAccounts};
 use crate::targets::Targets;
-use crate::volume::{Change, Group, Payload, State, TargetPath, Volumes};
+use crate::volume::{Change, Group, Payload, State, TargetPath, VolumeError, Volumes};
 use identity::{Cloud, CloudChoice, Policy, Tokens};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -19,6 +20,10 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use vault::{FetchRequest, Lease, ObjectVersion, Rendering, VaultEndpoint};
+use zeroize::Zeroizing;
+
+/// The provider that is built in.
+const AZURE: &str = "azure";
 
 /// The mode of files whose object has no `filePermission`.
 const DEFAULT_MODE: u32 = 0o644;
@@ -62,6 +67,7 @@ pub struct Driver {
     accounts: ServiceAccounts,
     tokens: Tokens,
     vault: vault::Client,
+    providers: ExternalProviders,
     volumes: Arc<Volumes>,
     /// Bounds the threads that mount and write at once.
     disk: Arc<Semaphore>,
@@ -77,11 +83,33 @@ struct Mounted {
     interval: Duration,
     /// The request it came from, without tokens and secrets.
     request: Arc<PublishRequest>,
-    /// As whom it was fetched, for a refresh between two calls of the kubelet.
-    held: Held,
-    /// Keeps the values it came from in the cache.
-    _lease: Lease,
+    source: Source,
     versions: Vec<ObjectVersion>,
+}
+
+/// Where a volume's content came from.
+#[derive(Debug)]
+enum Source {
+    /// The provider that is built in.
+    KeyVault {
+        /// As whom it was fetched, for a refresh between two calls of the kubelet.
+        held: Box<Held>,
+        /// Keeps the values it came from in the cache.
+        _lease: Lease,
+    },
+    /// A provider in a process of its own.
+    Provider,
+}
+
+/// Everything a volume is to show, and what is remembered of it.
+struct Fetched {
+    /// Path, mode and bytes. Only an external provider can have none, which means that nothing changes.
+    files: Vec<(String, u32, Zeroizing<Vec<u8>>)>,
+    versions: Vec<ObjectVersion>,
+    source: Source,
+    /// When the oldest part of it was what its source holds.
+    checked: Instant,
+    interval: Duration,
 }
 
 /// A credential and what it was made from.
@@ -97,7 +125,7 @@ enum Demand<'a> {
     /// A call of the kubelet, with tokens and secrets, that takes values of this age.
     Call { max_age: Duration },
     /// A refresh in between, with the credential of the last call.
-    Refresh { held: &'a Held },
+    Refresh { source: &'a Source },
 }
 
 /// How a publish call or a refresh ended.
@@ -163,10 +191,12 @@ impl Driver {
         accounts: ServiceAccounts,
         tokens: Tokens,
         vault: vault::Client,
+        providers: ExternalProviders,
         volumes: Volumes,
     ) -> Self {
         let (volumes, disk) = (Arc::new(volumes), Arc::new(Semaphore::new(MOUNTS_AT_ONCE)));
-        Self { settings, classes, accounts, tokens, vault, volumes, disk, targets: Targets::default() }
+        let targets = Targets::default();
+        Self { settings, classes, accounts, tokens, vault, providers, volumes, disk, targets }
     }
 
     /// Mounts a volume, or looks after one that is mounted.
@@ -308,34 +338,66 @@ impl Driver {
         if !request.read_only {
             return Err(PublishError::NotReadOnly { pod: pod.clone() });
         }
-        if spec.provider != "azure" {
-            return Err(PublishError::Provider { pod: pod.clone(), class, provider: spec.provider });
-        }
-
         let failed = |step| PublishError::Mount { pod: pod.clone(), step };
-        let account = if MountPlan::leaves_identity_open(&spec.parameters, request) {
+        let parameters = &spec.parameters;
+        let fetched = if spec.provider == AZURE {
+            self.fetch_from_key_vault(&class, parameters, request, demand, deadline).await
+        } else {
+            self.fetch_from_provider(&class, &spec.provider, parameters, request, demand, deadline).await
+        };
+        let Fetched { files, versions, source, checked, interval } = fetched.map_err(failed)?;
+
+        let nothing_new = files.is_empty();
+        let payload = Payload::new(files).map_err(|error| failed(error.into()))?;
+        let group = request.group.map(Group);
+        let write = move |volumes: &Volumes, target: &TargetPath| {
+            if nothing_new && volumes.state(target)? == State::Complete {
+                return Ok(Change::Unchanged);
+            }
+            volumes.publish(target, &payload, group)
+        };
+        let change =
+            self.on_disk(&request.target, write).await?.map_err(|error: VolumeError| failed(error.into()))?;
+        let request = Arc::new(request.without_secrets());
+        Ok((change, Mounted { checked: Some(checked), interval, request, source, versions }))
+    }
+
+    /// Plan → token → objects.
+    async fn fetch_from_key_vault(
+        &self,
+        class: &ClassName,
+        parameters: &BTreeMap<String, String>,
+        request: &PublishRequest,
+        demand: &Demand<'_>,
+        deadline: Instant,
+    ) -> Result<Fetched, MountError> {
+        let account = if MountPlan::leaves_identity_open(parameters, request) {
             self.annotations(request, deadline).await
         } else {
             Annotations::default()
         };
-        let plan = MountPlan::parse(&spec.parameters, request, &self.settings.default_cloud, &account)
-            .map_err(|faults| failed(MountError::Plan { class: class.clone(), faults }))?;
+        let plan = MountPlan::parse(parameters, request, &self.settings.default_cloud, &account)
+            .map_err(|faults| MountError::Plan { class: class.clone(), faults })?;
         let interval = plan.rotation_interval.unwrap_or(self.settings.rotation_interval);
-        let cloud = self.cloud(&class, &plan).await.map_err(failed)?;
+        let cloud = self.cloud(class, &plan).await?;
         let (held, max_age) = match demand {
             Demand::Call { max_age } => {
-                let credential =
-                    self.credential(&class, &spec.parameters, &plan, &cloud, request).map_err(failed)?;
-                (Held { credential, identity: plan.identity.clone(), cloud: cloud.clone() }, *max_age)
+                let credential = self.credential(class, parameters, &plan, &cloud, request)?;
+                (
+                    Box::new(Held { credential, identity: plan.identity.clone(), cloud: cloud.clone() }),
+                    *max_age,
+                )
             }
-            Demand::Refresh { held } if held.identity == plan.identity && held.cloud == cloud => {
-                ((*held).clone(), Duration::ZERO)
+            Demand::Refresh { source: Source::KeyVault { held, .. } }
+                if held.identity == plan.identity && held.cloud == cloud =>
+            {
+                (held.clone(), Duration::ZERO)
             }
-            Demand::Refresh { .. } => return Err(failed(MountError::IdentityChanged { class })),
+            Demand::Refresh { .. } => return Err(MountError::IdentityChanged { class: class.clone() }),
         };
         let endpoint =
             VaultEndpoint::new(&plan.vault, cloud.vault_dns_suffix(), Some(cloud.vault_endpoint()))
-                .map_err(|fault| failed(MountError::Address { class: class.clone(), fault }))?;
+                .map_err(|fault| MountError::Address { class: class.clone(), fault })?;
 
         let asked = Instant::now();
         let fetch = FetchRequest {
@@ -343,39 +405,63 @@ impl Driver {
             credential: Arc::new(held.credential.clone()),
             objects: &plan.objects,
             rendering: self.settings.rendering,
-            // A call that waits for this one has to get its turn, and say what is wrong, before its own time ends.
-            deadline: deadline - (self.settings.timeout / 5).min(MARGIN),
+            deadline: self.fetched_by(deadline),
             max_age,
         };
         let contents = self
             .vault
             .fetch(fetch)
             .await
-            .map_err(|cause| failed(MountError::Fetch { class: class.clone(), cause }))?;
+            .map_err(|cause| MountError::Fetch { class: class.clone(), cause })?;
         if contents.files.is_empty() {
-            return Err(failed(MountError::NothingSelected { class }));
+            return Err(MountError::NothingSelected { class: class.clone() });
         }
-
-        let files = contents
-            .files
-            .into_iter()
-            .map(|file| (file.path, file.mode.unwrap_or(DEFAULT_MODE), file.contents));
-        let payload = Payload::new(files.collect()).map_err(|error| failed(error.into()))?;
-        let group = request.group.map(Group);
-        let change = self
-            .on_disk(&request.target, move |volumes, target| volumes.publish(target, &payload, group))
-            .await?
-            .map_err(|error| failed(error.into()))?;
-        let mounted = Mounted {
-            // A value that another volume had fetched is as old here as it is there.
-            checked: Some(contents.asked.unwrap_or(asked)),
-            interval,
-            request: Arc::new(request.without_secrets()),
-            held,
-            _lease: contents.lease,
+        let files = contents.files.into_iter();
+        Ok(Fetched {
+            files: files.map(|file| (file.path, file.mode.unwrap_or(DEFAULT_MODE), file.contents)).collect(),
             versions: contents.versions,
-        };
-        Ok((change, mounted))
+            source: Source::KeyVault { held, _lease: contents.lease },
+            // A value that another volume had fetched is as old here as it is there.
+            checked: contents.asked.unwrap_or(asked),
+            interval,
+        })
+    }
+
+    /// Hands the whole job of fetching to a provider in a process of its own.
+    async fn fetch_from_provider(
+        &self,
+        class: &ClassName,
+        name: &str,
+        parameters: &BTreeMap<String, String>,
+        request: &PublishRequest,
+        demand: &Demand<'_>,
+        deadline: Instant,
+    ) -> Result<Fetched, MountError> {
+        if let Demand::Refresh { .. } = demand {
+            // It needs the pod's tokens and secrets, which are not kept.
+            return Err(MountError::NeedsCall { class: class.clone(), provider: name.to_owned() });
+        }
+        let failed = |cause| MountError::Provider { class: class.clone(), cause };
+        let provider = ProviderName::parse(name).map_err(failed)?;
+        let asked = Instant::now();
+        let delivered = self
+            .providers
+            .mount(&provider, parameters, request, self.fetched_by(deadline))
+            .await
+            .map_err(failed)?;
+        Ok(Fetched {
+            files: delivered.files,
+            versions: delivered.versions,
+            source: Source::Provider,
+            checked: asked,
+            interval: self.settings.rotation_interval,
+        })
+    }
+
+    /// By when content has to be there: a call that waits for this one has to get its turn, and say what is wrong, before its
+    /// own time ends.
+    fn fetched_by(&self, deadline: Instant) -> Instant {
+        deadline - (self.settings.timeout / 5).min(MARGIN)
     }
 
     /// What the pod's service account says about its identity. One that cannot be read says nothing: what is missing then is
@@ -489,8 +575,8 @@ impl Driver {
             return None;
         }
         mounted.checked = None;
-        let (request, held) = (Arc::clone(&mounted.request), mounted.held.clone());
-        let demand = Demand::Refresh { held: &held };
+        let request = Arc::clone(&mounted.request);
+        let demand = Demand::Refresh { source: &mounted.source };
         let result = match self.on_disk(&target, Volumes::state).await {
             Ok(Ok(State::Complete)) => self.bring_up_to_date(&request, &demand, deadline).await,
             // The kubelet's next call repairs it.

@@ -3,6 +3,7 @@
 
 use crate::class::{ClassError, ClassName};
 use crate::csi::request::{InvalidRequest, Pod};
+use crate::provider::ProviderError;
 use crate::volume::VolumeError;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,19 +66,6 @@ pub enum PublishError {
         pod: Pod,
         /// The class in question.
         class: ClassName,
-    },
-    /// The class names a provider that is not built in.
-    #[error(
-        "error connecting to provider {provider:?}: provider not found: provider {provider:?}: this driver serves provider azure; \
-         correct spec.provider in SecretProviderClass {class} (pod {pod})"
-    )]
-    Provider {
-        /// Whose volume.
-        pod: Pod,
-        /// The class in question.
-        class: ClassName,
-        /// What it names.
-        provider: String,
     },
     /// Everything that happens on the way from the class to the files.
     #[error("failed to mount secrets store objects for pod {pod}, err: {step}")]
@@ -173,6 +161,24 @@ pub enum MountError {
         /// Who was asked for what, and what the answer was.
         cause: vault::FetchError,
     },
+    /// A provider in a process of its own did not deliver.
+    #[error("{cause} (SecretProviderClass {class})")]
+    Provider {
+        /// The class in question.
+        class: ClassName,
+        /// Which provider, and what it said.
+        cause: ProviderError,
+    },
+    /// A refresh between two calls of the kubelet is for the built-in provider only.
+    #[error(
+        "SecretProviderClass {class} is served by provider {provider:?}, which needs the tokens that only the kubelet's next call brings"
+    )]
+    NeedsCall {
+        /// The class in question.
+        class: ClassName,
+        /// Its provider.
+        provider: String,
+    },
     /// Every object was asked for with a version history that selects nothing.
     #[error(
         "missing object versions: no enabled version of any object in SecretProviderClass {class} matches its objectVersion; \
@@ -263,7 +269,7 @@ pub enum StartError {
 // The kubelet tells final codes from non-final ones. After a final one on a first publish it removes the target folder and
 // forgets the volume; after `Canceled`, `DeadlineExceeded`, `Unavailable`, `ResourceExhausted` and `Aborted` it takes the
 // state for uncertain and unpublishes later. A publish that failed leaves nothing behind here, so all codes are final but
-// for `Busy` and a locked volume, where another call is still at work on the target. Apart from that the codes are the reference's.
+// for `Busy` and a locked volume, where another call is still at work on the target, and what an external provider says. Apart from that the codes are the reference's.
 
 impl From<PublishError> for Status {
     fn from(error: PublishError) -> Self {
@@ -272,12 +278,13 @@ impl From<PublishError> for Status {
             PublishError::Mount { step: MountError::Volume { cause }, .. } if !cause.is_final() => {
                 Code::Aborted
             }
+            // What the provider answered is passed on, as with the reference, non-final codes too: nothing is left behind.
+            PublishError::Mount { step: MountError::Provider { cause, .. }, .. } => cause.code(),
             PublishError::NoClass { .. }
             | PublishError::NoPodInfo { .. }
             | PublishError::Class { .. }
             | PublishError::NoProvider { .. }
             | PublishError::NoParameters { .. }
-            | PublishError::Provider { .. }
             | PublishError::Mount { .. } => Code::Unknown,
             PublishError::Busy { .. } => Code::Aborted,
             PublishError::Internal { .. } => Code::Internal,

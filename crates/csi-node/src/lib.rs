@@ -6,6 +6,7 @@
 //! * [`csi`] holds the services the kubelet calls, [`registration`] how the kubelet learns of them, [`endpoint`] the socket.
 //! * [`class`] finds the SecretProviderClass, [`service_account`] the pod's service account (both in a cluster or, in
 //!   standalone mode, in a folder of [`manifests`]), [`plan`] works out what it asks for, [`cloud_file`] reads a custom cloud, [`credential`] as whom to ask.
+//! * [`provider`] hands classes of other providers to their sockets.
 //! * [`volume`] is everything that happens on disk: the tmpfs, the atomic writer, unmounting.
 //! * [`targets`] lets one call at a time work on a target path.
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
@@ -30,6 +31,7 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod node;
 pub mod plan;
+pub mod provider;
 pub mod registration;
 pub mod service_account;
 pub mod startup_taint;

@@ -7,6 +7,7 @@ use crate::driver::{Driver, Settings};
 use crate::endpoint::BoundSocket;
 use crate::error::StartError;
 use crate::health::Health;
+use crate::provider::ExternalProviders;
 use crate::registration::{self, Announcement};
 use crate::service_account::ServiceAccounts;
 use crate::volume::{Options, Volumes};
@@ -112,7 +113,10 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
         default_authority: environment("AZURE_AUTHORITY_HOST"),
         policy,
     };
-    Ok(Driver::new(settings, classes, accounts, tokens, vault, volumes))
+    let folders = arguments.additional_provider_volume_paths.iter().chain([&arguments.provider_volume]);
+    let folders = folders.filter(|folder| !folder.as_os_str().is_empty()).cloned().collect();
+    let providers = ExternalProviders::new(folders, arguments.max_call_recv_msg_size);
+    Ok(Driver::new(settings, classes, accounts, tokens, vault, providers, volumes))
 }
 
 /// Binds the CSI socket, serves it, then announces it to the kubelet; after a signal the other way round.

@@ -4,6 +4,7 @@
 //! * [`DriverProcess`] is a running `akv-csi`; [`Call`] makes single calls to it.
 //! * [`AzureProxy`] brings Azure's real host names to the emulator.
 //! * [`Pod`] is a pod's volume and what its containers see of it; [`Content`] is what that should be.
+//! * [`Provider`] is a provider in a process of its own, as other secret stores have.
 //! * [`Seed`] and [`Random`] make random tests repeatable.
 //! * [`manifests`] are the YAML files people deploy, with their placeholders filled.
 #![allow(
@@ -21,6 +22,7 @@ pub mod manifests;
 mod mounts;
 mod pod;
 mod process_usage;
+mod provider;
 mod random;
 mod stage;
 mod volume_view;
@@ -31,6 +33,7 @@ pub use driver_process::DriverProcess;
 pub use mounts::{MountPoint, mounts_below};
 pub use pod::{Content, Pod, SECRETS, fill_secrets};
 pub use process_usage::Usage;
+pub use provider::{Asked, Provider};
 pub use random::{Random, Seed, setting};
 pub use stage::{DRIVER_NAME, NODE, Stage, StageOptions, VAULT};
 pub use volume_view::{Files, Sight, VolumeView, look};

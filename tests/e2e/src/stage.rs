@@ -124,6 +124,11 @@ impl Stage {
         Self { azure, kubelet, driver: None, vm_identity, workload_identity, proxy, options, folder }
     }
 
+    /// Changes the driver's further arguments, for its next start.
+    pub fn set_arguments(&mut self, arguments: Vec<String>) {
+        self.options.arguments = arguments;
+    }
+
     /// Puts everything up and waits until the driver is registered.
     pub async fn start(options: StageOptions) -> Self {
         let mut stage = Self::set(options).await;

@@ -181,6 +181,29 @@ pub struct NodeArgs {
     #[arg(long, env = "AKV_CSI_HEALTH_ADDR", value_name = "ADDRESS", value_parser = parse_address)]
     pub health_addr: Option<SocketAddr>,
 
+    /// Folder with the sockets of providers other than azure, which is built in. Searched last.
+    #[arg(
+        long,
+        env = "AKV_CSI_PROVIDER_VOLUME",
+        value_name = "DIR",
+        default_value = "/var/run/secrets-store-csi-providers"
+    )]
+    pub provider_volume: PathBuf,
+
+    /// Further folders with sockets of providers, comma-separated. Searched first, in this order.
+    #[arg(
+        long,
+        env = "AKV_CSI_ADDITIONAL_PROVIDER_VOLUME_PATHS",
+        value_name = "DIRS",
+        value_delimiter = ',',
+        default_value = "/etc/kubernetes/secrets-store-csi-providers"
+    )]
+    pub additional_provider_volume_paths: Vec<PathBuf>,
+
+    /// Longest answer of such a provider, in bytes.
+    #[arg(long, env = "AKV_CSI_MAX_CALL_RECV_MSG_SIZE", value_name = "BYTES", default_value_t = 4 * 1024 * 1024)]
+    pub max_call_recv_msg_size: usize,
+
     /// Write logs as one JSON object a line.
     #[arg(
         long,
@@ -223,16 +246,10 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
 /// an existing deployment start the driver, and a warning names those that were given.
 #[derive(Debug, Default, Args)]
 pub struct RetiredArgs {
-    #[arg(long, hide = true, value_name = "PATH")]
-    provider_volume: Option<String>,
-    #[arg(long, hide = true, value_name = "PATHS")]
-    additional_provider_volume_paths: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     provider_health_check: Option<String>,
     #[arg(long, hide = true)]
     provider_health_check_interval: Option<String>,
-    #[arg(long, hide = true)]
-    max_call_recv_msg_size: Option<String>,
     #[arg(long, hide = true)]
     metrics_backend: Option<String>,
     #[arg(long, hide = true)]
@@ -281,11 +298,8 @@ impl RetiredArgs {
     /// The retired flags that were given, in their own spelling.
     pub fn given(&self) -> Vec<&'static str> {
         [
-            ("--provider-volume", &self.provider_volume),
-            ("--additional-provider-volume-paths", &self.additional_provider_volume_paths),
             ("--provider-health-check", &self.provider_health_check),
             ("--provider-health-check-interval", &self.provider_health_check_interval),
-            ("--max-call-recv-msg-size", &self.max_call_recv_msg_size),
             ("--metrics-backend", &self.metrics_backend),
             ("--metrics-addr", &self.metrics_addr),
             ("--prometheus-port", &self.prometheus_port),

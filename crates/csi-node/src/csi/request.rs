@@ -91,6 +91,8 @@ pub struct PublishRequest {
     pub attributes: BTreeMap<String, String>,
     /// Service-account tokens, as JSON by audience.
     pub tokens: Option<SecretString>,
+    /// Whether they came in the request's secrets, as from Kubernetes 1.35 on, and not in its volume context.
+    pub tokens_in_secrets: bool,
     /// Whether the pod's `nodePublishSecretRef` names an application to sign in as.
     pub names_principal: bool,
     /// Data of the pod's `nodePublishSecretRef`, tokens excepted.
@@ -139,7 +141,9 @@ impl PublishRequest {
         // Where tokens come in `secrets`, a pod's author can still write the same key into volumeAttributes: what the
         // kubelet put into the secrets wins, always.
         let planted = attributes.remove(TOKENS_KEY).map(SecretString::from);
-        let tokens = secrets.remove(TOKENS_KEY).or(planted);
+        let real = secrets.remove(TOKENS_KEY);
+        let tokens_in_secrets = real.is_some();
+        let tokens = real.or(planted);
         let names_principal = secrets
             .iter()
             .any(|(key, value)| key.eq_ignore_ascii_case("clientid") && !value.expose_secret().is_empty());
@@ -153,13 +157,33 @@ impl PublishRequest {
             group,
             attributes,
             tokens,
+            tokens_in_secrets,
             names_principal,
             secrets,
         })
     }
-}
 
-impl PublishRequest {
+    /// The volume context as the kubelet sent it, tokens included wherever they came from: what external providers are told.
+    pub fn context(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pod = &self.pod;
+        let own = [
+            (POD_NAME, &pod.name),
+            (POD_NAMESPACE, &pod.namespace),
+            (POD_UID, &pod.uid),
+            (SERVICE_ACCOUNT, &pod.service_account),
+        ];
+        let own = own.into_iter().filter(|(_, value)| !value.is_empty());
+        let tokens = self.tokens.iter().map(|tokens| (TOKENS_KEY, tokens.expose_secret()));
+        let attributes = self.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        attributes.chain(own.map(|(key, value)| (key, value.as_str()))).chain(tokens)
+    }
+
+    /// The secrets as the kubelet sent them: what external providers are told.
+    pub fn raw_secrets(&self) -> impl Iterator<Item = (&str, &str)> {
+        let tokens = self.tokens.iter().filter(|_| self.tokens_in_secrets);
+        let secrets = self.secrets.iter().map(|(key, value)| (key.as_str(), value.expose_secret()));
+        secrets.chain(tokens.map(|tokens| (TOKENS_KEY, tokens.expose_secret())))
+    }
     /// The same request without what must not be kept: tokens and secrets.
     #[must_use]
     pub fn without_secrets(&self) -> Self {
@@ -172,6 +196,7 @@ impl PublishRequest {
             group: self.group,
             attributes: self.attributes.clone(),
             tokens: None,
+            tokens_in_secrets: self.tokens_in_secrets,
             names_principal: self.names_principal,
             secrets: BTreeMap::new(),
         }
@@ -250,8 +275,21 @@ mod tests {
         raw.volume_context.insert(TOKENS_KEY.into(), "planted".into());
         raw.secrets.insert(TOKENS_KEY.into(), "real".into());
         let parsed = PublishRequest::parse(raw).ok().unwrap();
-        assert_eq!(parsed.tokens.unwrap().expose_secret(), "real");
+        assert_eq!(parsed.tokens.as_ref().map(ExposeSecret::expose_secret), Some("real"));
         assert!(!parsed.attributes.contains_key(TOKENS_KEY));
         assert!(parsed.secrets.is_empty());
+        assert!(parsed.context().any(|pair| pair == (TOKENS_KEY, "real")));
+        assert!(parsed.raw_secrets().eq([(TOKENS_KEY, "real")]));
+    }
+
+    #[test]
+    fn external_providers_are_told_the_context_as_it_came() {
+        let mut raw = request();
+        raw.volume_context.insert(TOKENS_KEY.into(), "tokens".into());
+        let parsed = PublishRequest::parse(raw.clone()).ok().unwrap();
+        let told: std::collections::HashMap<String, String> =
+            parsed.context().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        assert_eq!(told, raw.volume_context);
+        assert_eq!(parsed.raw_secrets().count(), 0);
     }
 }
