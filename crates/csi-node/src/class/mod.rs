@@ -2,9 +2,11 @@
 
 mod api_server;
 mod folder;
+mod secret_objects;
 
 pub use api_server::ApiServer;
 pub use folder::Folder;
+pub use secret_objects::{SecretObject, SecretObjectData};
 
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -41,6 +43,9 @@ pub struct ClassSpec {
     /// The provider's parameters.
     #[serde(default, deserialize_with = "without_nulls")]
     pub parameters: BTreeMap<String, String>,
+    /// Kubernetes Secrets to make of the mounted files.
+    #[serde(default, rename = "secretObjects", deserialize_with = "secret_objects::list")]
+    pub secret_objects: Vec<SecretObject>,
 }
 
 /// A key that somebody left blank (`cloudName:`) is null in YAML; the API server drops it.
