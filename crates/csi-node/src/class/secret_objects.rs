@@ -46,7 +46,7 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(input: D) -> 
 
 #[cfg(test)]
 mod tests {
-    use crate::class::ClassSpec;
+    use crate::class::{ClassSpec, SecretObject};
 
     #[test]
     fn secret_objects_are_read_from_json_and_yaml_and_blanks_are_empty() {
@@ -73,7 +73,7 @@ secretObjects:
         assert!(first.annotations.is_empty());
         let data: Vec<_> = first.data.iter().map(|data| (&*data.object_name, &*data.key)).collect();
         assert_eq!(data, [("cert", "tls.crt"), ("cert", "")]);
-        assert_eq!(second, &Default::default());
+        assert_eq!(second, &SecretObject::default());
         let none: ClassSpec = serde_saphyr::from_str("{provider: azure, secretObjects: }").unwrap();
         assert!(none.secret_objects.is_empty());
     }
