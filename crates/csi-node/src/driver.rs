@@ -8,6 +8,7 @@ use crate::csi::request::PublishRequest;
 use crate::error::{MountError, PublishError, UnpublishError};
 use crate::plan::{MountPlan, PlannedIdentity};
 use crate::provider::{ExternalProviders, ProviderName};
+use crate::rotation::{Freshness, Known, Schedule};
 use crate::service_account::{Annotations, ServiceAccounts};
 use crate::targets::Targets;
 use crate::volume::{Change, Group, Payload, State, TargetPath, VolumeError, Volumes};
@@ -40,12 +41,8 @@ const TIDY_AFTER: Duration = Duration::from_secs(5);
 /// The choices of the operator.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Look again at Key Vault on a republish.
-    pub rotation: bool,
-    /// How long the content of a mounted volume is fresh, where its class does not say.
-    pub rotation_interval: Duration,
-    /// How old a value fetched for another volume may be to serve a new mount.
-    pub mount_freshness: Duration,
+    /// How fresh volumes have to be.
+    pub schedule: Schedule,
     /// Time for one call.
     pub timeout: Duration,
     /// How certificates are written.
@@ -85,6 +82,8 @@ struct Mounted {
     request: Arc<PublishRequest>,
     source: Source,
     versions: Vec<ObjectVersion>,
+    /// Key Vault could not be asked for all of it, and older values stand in.
+    stood_in: bool,
 }
 
 /// Where a volume's content came from.
@@ -106,6 +105,8 @@ struct Fetched {
     /// Path, mode and bytes. Only an external provider can have none, which means that nothing changes.
     files: Vec<(String, u32, Zeroizing<Vec<u8>>)>,
     versions: Vec<ObjectVersion>,
+    /// Key Vault could not be asked for all of it, and older values stand in.
+    stood_in: bool,
     source: Source,
     /// When the oldest part of it was what its source holds.
     checked: Instant,
@@ -122,8 +123,8 @@ struct Held {
 
 /// How fresh the content of a volume has to be, and how its identity is proven.
 enum Demand<'a> {
-    /// A call of the kubelet, with tokens and secrets, that takes values of this age.
-    Call { max_age: Duration },
+    /// A call of the kubelet, with tokens and secrets, that takes values as fresh as this.
+    Call { freshness: Freshness },
     /// A refresh in between, with the credential of the last call.
     Refresh { source: &'a Source },
 }
@@ -247,33 +248,30 @@ impl Driver {
         let state =
             self.on_disk(&target, Volumes::recover).await?.map_err(|error| mount_failed(error.into()))?;
         let complete = matches!(state, State::Complete);
-        let refresh_asked = claim.as_ref().is_some_and(|mounted| mounted.checked.is_none());
-        if complete && !refresh_asked {
-            let fresh = |mounted: &Mounted| {
-                mounted.checked.is_some_and(|checked| checked.elapsed() < mounted.interval)
-            };
-            if !self.settings.rotation || claim.as_ref().is_some_and(fresh) {
-                return Ok(Outcome::Fresh);
+        let known = match claim.as_ref() {
+            _ if !complete => Known::Nothing,
+            None => Known::Mounted,
+            Some(Mounted { checked: None, .. }) => Known::RefreshAsked,
+            Some(Mounted { checked: Some(at), interval, .. }) => {
+                Known::Checked { at: *at, interval: *interval }
             }
-        }
-
-        let max_age = match claim.as_ref() {
-            _ if refresh_asked => Duration::ZERO,
-            _ if !complete => self.settings.mount_freshness,
-            Some(mounted) => mounted.interval,
-            None => self.settings.rotation_interval,
         };
-        match self.bring_up_to_date(&request, &Demand::Call { max_age }, deadline).await {
+        let schedule = &self.settings.schedule;
+        let Some(freshness) = schedule.look(&request.pod.namespace, &request.class, known) else {
+            return Ok(Outcome::Fresh);
+        };
+        match self.bring_up_to_date(&request, &Demand::Call { freshness }, deadline).await {
             Ok((change, mounted)) => {
-                let objects = mounted.versions.len();
+                let (objects, stood_in) = (mounted.versions.len(), mounted.stood_in);
                 *claim = Some(mounted);
                 let outcome = match change {
                     Change::Switched if complete => Outcome::Rotated,
                     Change::Created | Change::Switched => Outcome::Mounted,
+                    Change::Unchanged if stood_in => Outcome::Kept,
                     Change::Unchanged => Outcome::Unchanged,
                 };
                 tracing::info!(
-                    pod = %request.pod, class = %request.class, target = %target, outcome = ?outcome, objects,
+                    pod = %request.pod, class = %request.class, target = %target, outcome = ?outcome, objects, stale = stood_in,
                     duration_ms = started.elapsed().as_millis(), "published"
                 );
                 Ok(outcome)
@@ -345,7 +343,7 @@ impl Driver {
         } else {
             self.fetch_from_provider(&class, &spec.provider, parameters, request, demand, deadline).await
         };
-        let Fetched { files, versions, source, checked, interval } = fetched.map_err(failed)?;
+        let Fetched { files, versions, stood_in, source, checked, interval } = fetched.map_err(failed)?;
 
         let nothing_new = files.is_empty();
         let payload = Payload::new(files).map_err(|error| failed(error.into()))?;
@@ -359,7 +357,7 @@ impl Driver {
         let change =
             self.on_disk(&request.target, write).await?.map_err(|error: VolumeError| failed(error.into()))?;
         let request = Arc::new(request.without_secrets());
-        Ok((change, Mounted { checked: Some(checked), interval, request, source, versions }))
+        Ok((change, Mounted { checked: Some(checked), interval, request, source, versions, stood_in }))
     }
 
     /// Plan → token → objects.
@@ -378,20 +376,20 @@ impl Driver {
         };
         let plan = MountPlan::parse(parameters, request, &self.settings.default_cloud, &account)
             .map_err(|faults| MountError::Plan { class: class.clone(), faults })?;
-        let interval = plan.rotation_interval.unwrap_or(self.settings.rotation_interval);
+        let interval = plan.rotation_interval.unwrap_or(self.settings.schedule.interval);
         let cloud = self.cloud(class, &plan).await?;
-        let (held, max_age) = match demand {
-            Demand::Call { max_age } => {
+        let (held, freshness) = match demand {
+            Demand::Call { freshness } => {
                 let credential = self.credential(class, parameters, &plan, &cloud, request)?;
                 (
                     Box::new(Held { credential, identity: plan.identity.clone(), cloud: cloud.clone() }),
-                    *max_age,
+                    *freshness,
                 )
             }
             Demand::Refresh { source: Source::KeyVault { held, .. } }
                 if held.identity == plan.identity && held.cloud == cloud =>
             {
-                (held.clone(), Duration::ZERO)
+                (held.clone(), Freshness::NOW)
             }
             Demand::Refresh { .. } => return Err(MountError::IdentityChanged { class: class.clone() }),
         };
@@ -406,13 +404,22 @@ impl Driver {
             objects: &plan.objects,
             rendering: self.settings.rendering,
             deadline: self.fetched_by(deadline),
-            max_age,
+            max_age: freshness.max_age,
+            stale_if_error: freshness.stale_if_error,
+            priority: freshness.priority,
         };
         let contents = self
             .vault
             .fetch(fetch)
             .await
             .map_err(|cause| MountError::Fetch { class: class.clone(), cause })?;
+        for failure in &contents.stale {
+            let age_s = contents.asked.map(|asked| asked.elapsed().as_secs());
+            tracing::warn!(
+                pod = %request.pod, %class, age_s, object = failure.object, cause = failure.message,
+                "Key Vault could not be asked: an older value, which this identity has fetched before, stands in"
+            );
+        }
         if contents.files.is_empty() {
             return Err(MountError::NothingSelected { class: class.clone() });
         }
@@ -420,6 +427,7 @@ impl Driver {
         Ok(Fetched {
             files: files.map(|file| (file.path, file.mode.unwrap_or(DEFAULT_MODE), file.contents)).collect(),
             versions: contents.versions,
+            stood_in: !contents.stale.is_empty(),
             source: Source::KeyVault { held, _lease: contents.lease },
             // A value that another volume had fetched is as old here as it is there.
             checked: contents.asked.unwrap_or(asked),
@@ -452,9 +460,10 @@ impl Driver {
         Ok(Fetched {
             files: delivered.files,
             versions: delivered.versions,
+            stood_in: false,
             source: Source::Provider,
             checked: asked,
-            interval: self.settings.rotation_interval,
+            interval: self.settings.schedule.interval,
         })
     }
 

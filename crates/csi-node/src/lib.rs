@@ -7,6 +7,7 @@
 //! * [`class`] finds the SecretProviderClass, [`service_account`] the pod's service account (both in a cluster or, in
 //!   standalone mode, in a folder of [`manifests`]), [`plan`] works out what it asks for, [`cloud_file`] reads a custom cloud, [`credential`] as whom to ask.
 //! * [`provider`] hands classes of other providers to their sockets.
+//! * [`rotation`] says how fresh a volume has to be and when it is looked after.
 //! * [`volume`] is everything that happens on disk: the tmpfs, the atomic writer, unmounting.
 //! * [`targets`] lets one call at a time work on a target path.
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
@@ -33,6 +34,7 @@ pub mod node;
 pub mod plan;
 pub mod provider;
 pub mod registration;
+pub mod rotation;
 pub mod service_account;
 pub mod startup_taint;
 pub mod targets;

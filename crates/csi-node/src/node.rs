@@ -9,6 +9,7 @@ use crate::error::StartError;
 use crate::health::Health;
 use crate::provider::ExternalProviders;
 use crate::registration::{self, Announcement};
+use crate::rotation::Schedule;
 use crate::service_account::ServiceAccounts;
 use crate::volume::{Options, Volumes};
 use crate::{admin, health_server, http, kubernetes, startup_taint, telemetry};
@@ -100,9 +101,13 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
         (None, None) => return Err(StartError::Kubernetes("none was set up".to_owned())),
     };
     let settings = Settings {
-        rotation: arguments.enable_secret_rotation,
-        rotation_interval: arguments.rotation_poll_interval,
-        mount_freshness: arguments.mount_freshness,
+        schedule: Schedule {
+            rotation: arguments.enable_secret_rotation,
+            interval: arguments.rotation_poll_interval,
+            mount_freshness: arguments.mount_freshness,
+            stale_if_error: arguments.stale_if_error,
+            seed: Schedule::seed(),
+        },
         timeout: arguments.publish_timeout,
         rendering: vault::Rendering {
             construct_pem_chain: arguments.construct_pem_chain,

@@ -23,10 +23,18 @@ use futures::{
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
+use crate::{Priority, client::Urgency};
+
 /// Deadlines this near to each other count as the same.
 const LITTLE: Duration = Duration::from_secs(1);
 /// What is asked for has the same deadline and knows better what it was waiting for: it gets the time to say so.
 const LAST_WORD: Duration = Duration::from_millis(200);
+/// With an older value at hand, an answer is waited for no longer than this: retries of a vault that is down take longer
+/// than pods should.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A failure that may pass is not looked for again in a rotation for so long, or for half the age asked for if that is
+/// shorter: a hundred volumes must not ask a vault in trouble more often than one.
+const TROUBLE: Duration = Duration::from_secs(30);
 
 /// What a value is found under.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,10 +84,10 @@ impl<V: Send + Sync + 'static, E: Failing> Drop for Held<V, E> {
     }
 }
 
-/// A value, and how old it is when it stands in for one that could not be had.
+/// A value, and for what failure it stands in if it is older than was asked for.
 pub(crate) struct Served<V: Send + Sync + 'static, E: Failing> {
     pub(crate) held: Arc<Held<V, E>>,
-    pub(crate) stale: Option<Duration>,
+    pub(crate) stale: Option<E>,
 }
 
 type Outcome<V, E> = Result<Arc<Held<V, E>>, E>;
@@ -90,6 +98,8 @@ struct Slot<V: Send + Sync + 'static, E: Failing> {
     /// Number of the value, to tell it from its successor.
     held_id: u64,
     flight: Option<Flying<V, E>>,
+    /// The last failure that may pass, if nothing came after it.
+    failed: Option<(Instant, E)>,
 }
 
 struct Flying<V: Send + Sync + 'static, E: Failing> {
@@ -97,6 +107,7 @@ struct Flying<V: Send + Sync + 'static, E: Failing> {
     began: Instant,
     /// The deadline of whoever began it.
     until: Instant,
+    urgency: Urgency,
     request: WeakShared<BoxFuture<'static, Outcome<V, E>>>,
 }
 
@@ -119,6 +130,8 @@ pub(crate) struct Wanted {
     pub(crate) max_age: Duration,
     /// How old a value may be that stands in when there is no answer.
     pub(crate) stale_if_error: Duration,
+    /// Whether a pod waits for it.
+    pub(crate) priority: Priority,
     /// When the caller's time is up.
     pub(crate) deadline: Instant,
 }
@@ -136,11 +149,11 @@ impl<V: Send + Sync + 'static, E: Failing> Cache<V, E> {
         self: &Arc<Self>,
         key: Option<Key>,
         wanted: Wanted,
-        ask: impl Fn() -> BoxFuture<'static, Result<V, E>>,
+        ask: impl Fn(Urgency) -> BoxFuture<'static, Result<V, E>>,
     ) -> Result<Served<V, E>, E> {
         let Some(key) = key else {
             let asked = Instant::now();
-            let value = timeout_at(wanted.deadline + LAST_WORD, ask())
+            let value = timeout_at(wanted.deadline + LAST_WORD, ask(Urgency::new(wanted.priority)))
                 .await
                 .map_err(|_| E::too_late(asked.elapsed()))??;
             return Ok(Served { held: Arc::new(Held { value, asked, home: None }), stale: None });
@@ -149,29 +162,51 @@ impl<V: Send + Sync + 'static, E: Failing> Cache<V, E> {
         loop {
             let (flight, joined) = match self.find_or_begin(&key, wanted, &ask) {
                 Found::Value(held) => return Ok(Served { held, stale: None }),
+                Found::Trouble(error) => return self.stand_in(&key, wanted, error),
                 Found::Flight { flight, joined } => (flight, joined),
             };
-            let error = match timeout_at(wanted.deadline + LAST_WORD, flight).await {
+            let hurry = self.may_stand_in(&key, wanted).is_some() && began + PATIENCE < wanted.deadline;
+            let until = if hurry { began + PATIENCE } else { wanted.deadline + LAST_WORD };
+            let (error, in_time) = match timeout_at(until, flight).await {
                 Ok(Ok(held)) => return Ok(Served { held, stale: None }),
-                Ok(Err(error)) => error,
-                Err(_) => E::too_late(began.elapsed()),
+                Ok(Err(error)) => (error, true),
+                Err(_) => {
+                    let error = E::too_late(began.elapsed());
+                    self.remember(&key, &error);
+                    (error, false)
+                }
             };
             // Whoever began it may have given up for want of time that is left here.
-            if joined.is_some_and(|until| until + LITTLE < wanted.deadline)
+            if in_time
+                && joined.is_some_and(|until| until + LITTLE < wanted.deadline)
                 && error.is_transient()
                 && Instant::now() < wanted.deadline
             {
                 continue;
             }
-            if error.is_transient()
-                && let Some(held) = self.last(&key)
-            {
-                let age = held.asked.elapsed();
-                if age <= wanted.stale_if_error {
-                    return Ok(Served { held, stale: Some(age) });
-                }
-            }
-            return Err(error);
+            return if error.is_transient() { self.stand_in(&key, wanted, error) } else { Err(error) };
+        }
+    }
+
+    /// The value that may be served if there is no answer.
+    fn may_stand_in(&self, key: &Key, wanted: Wanted) -> Option<Arc<Held<V, E>>> {
+        if wanted.stale_if_error.is_zero() {
+            return None;
+        }
+        self.last(key).filter(|held| held.asked.elapsed() <= wanted.stale_if_error)
+    }
+
+    fn stand_in(&self, key: &Key, wanted: Wanted, error: E) -> Result<Served<V, E>, E> {
+        match self.may_stand_in(key, wanted) {
+            Some(held) => Ok(Served { held, stale: Some(error) }),
+            None => Err(error),
+        }
+    }
+
+    /// Remembers a failure as long as its slot is there for other reasons.
+    fn remember(&self, key: &Key, error: &E) {
+        if let Some(slot) = self.slots.lock().get_mut(key) {
+            slot.failed = Some((Instant::now(), error.clone()));
         }
     }
 
@@ -183,16 +218,20 @@ impl<V: Send + Sync + 'static, E: Failing> Cache<V, E> {
         self: &Arc<Self>,
         key: &Key,
         wanted: Wanted,
-        ask: &impl Fn() -> BoxFuture<'static, Result<V, E>>,
+        ask: &impl Fn(Urgency) -> BoxFuture<'static, Result<V, E>>,
     ) -> Found<V, E> {
         let now = Instant::now();
-        let Wanted { max_age, deadline, .. } = wanted;
+        let Wanted { max_age, deadline, priority, .. } = wanted;
         let recent = |began: Instant| !max_age.is_zero() && now.duration_since(began) <= max_age;
         // Dropping the last reference to either takes the lock, so both outlive the guard.
         let (held, flight);
         let mut slots = self.slots.lock();
-        let slot =
-            slots.entry(key.clone()).or_insert_with(|| Slot { held: Weak::new(), held_id: 0, flight: None });
+        let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
+            held: Weak::new(),
+            held_id: 0,
+            flight: None,
+            failed: None,
+        });
         held = slot.held.upgrade();
         if held.as_ref().is_some_and(|held| recent(held.asked)) {
             drop(slots);
@@ -201,19 +240,31 @@ impl<V: Send + Sync + 'static, E: Failing> Cache<V, E> {
         flight = slot
             .flight
             .as_ref()
-            .and_then(|flying| Some((flying.began, flying.until, flying.request.upgrade()?)));
-        if let Some((began, until, flight)) = &flight
+            .and_then(|flying| Some((flying.began, flying.until, &flying.urgency, flying.request.upgrade()?)))
+            .map(|(began, until, urgency, request)| (began, until, urgency.clone(), request));
+        if let Some((began, until, urgency, flight)) = &flight
             && recent(*began)
         {
+            urgency.raise(priority);
             let (flight, until) = (flight.clone(), *until);
             drop(slots);
             return Found::Flight { flight, joined: Some(until) };
         }
+        if priority == Priority::Rotation
+            && let Some((failed, error)) = &slot.failed
+            && now.duration_since(*failed) < TROUBLE.min(max_age / 2)
+        {
+            let error = error.clone();
+            drop(slots);
+            return Found::Trouble(error);
+        }
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let landing = Landing { cache: Arc::clone(self), key: key.clone(), id };
-        let asking = ask();
+        let urgency = Urgency::new(priority);
+        let asking = ask(urgency.clone());
         let fresh = async move { landing.land(now, asking.await) }.boxed().shared();
-        slot.flight = fresh.downgrade().map(|request| Flying { id, began: now, until: deadline, request });
+        slot.flight =
+            fresh.downgrade().map(|request| Flying { id, began: now, until: deadline, urgency, request });
         drop(slots);
         drop((held, flight));
         Found::Flight { flight: fresh, joined: None }
@@ -240,6 +291,8 @@ impl<V: Send + Sync + 'static, E: Failing> Cache<V, E> {
 
 enum Found<V: Send + Sync + 'static, E: Failing> {
     Value(Arc<Held<V, E>>),
+    /// It failed not long ago.
+    Trouble(E),
     /// When joined, with the deadline of whoever began it.
     Flight {
         flight: Flight<V, E>,
@@ -265,15 +318,17 @@ impl<V: Send + Sync + 'static, E: Failing> Landing<V, E> {
                     if slot.held_id < self.id {
                         slot.held_id = self.id;
                         slot.held = Arc::downgrade(&held);
+                        slot.failed = None;
                     }
                 }
                 Ok(held)
             }
             Err(error) => {
-                if error.is_definite_refusal()
-                    && let Some(slot) = self.cache.slots.lock().get_mut(&self.key)
-                {
-                    slot.held = Weak::new();
+                if let Some(slot) = self.cache.slots.lock().get_mut(&self.key) {
+                    if error.is_definite_refusal() {
+                        slot.held = Weak::new();
+                    }
+                    slot.failed = error.is_transient().then(|| (Instant::now(), error.clone()));
                 }
                 Err(error)
             }

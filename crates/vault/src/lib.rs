@@ -21,7 +21,7 @@ mod objects;
 
 pub use client::{
     Client, ClientOptions, Contents, Credential, Failure, FailureKind, FetchError, FetchRequest, File, Lease,
-    ObjectVersion,
+    ObjectVersion, Priority, Transport, Unreachable,
 };
 pub use convert::Rendering;
 pub use endpoint::{ResourceMismatch, VaultEndpoint};

@@ -11,7 +11,7 @@ use azure_emulator::{Config, Emulator, ObjectKind, Permissions, Vault};
 use serde_json::json;
 use tokio::time::Instant;
 use vault::{
-    Client, ClientOptions, Contents, Credential, FailureKind, FetchError, FetchRequest, Rendering,
+    Client, ClientOptions, Contents, Credential, FailureKind, FetchError, FetchRequest, Priority, Rendering,
     VaultEndpoint, VaultName, parse_objects,
 };
 
@@ -90,6 +90,8 @@ impl Stage {
             rendering: Rendering { construct_pem_chain: true, separate_cert_and_key_files: true },
             deadline: Instant::now() + Duration::from_secs(20),
             max_age,
+            stale_if_error: Duration::ZERO,
+            priority: Priority::Mount,
         };
         self.client.fetch(request).await
     }

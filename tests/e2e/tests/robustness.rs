@@ -1,7 +1,7 @@
 //! No volume is ever empty, torn or left behind, whatever happens to the calls and to the driver.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use azure_emulator::{Fault, FaultRule, Service};
+use azure_emulator::{Fault, FaultRule, RetryAfter, Service};
 use e2e::{Call, Stage, StageOptions, VAULT, can_mount, class};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -271,4 +271,28 @@ async fn a_burst_of_pods_asks_once_for_each_object() {
     let counters = stage.azure.counters();
     assert_eq!(counters.vault_requests(), 3, "{counters:?}");
     assert_eq!(counters.tokens_for(&stage.workload_identity.client_id), 1, "{counters:?}");
+}
+
+#[tokio::test]
+async fn pods_start_from_what_their_node_has_while_key_vault_is_down_but_not_after_a_refusal() {
+    if !can_mount() {
+        return;
+    }
+    let stage = stage(&["--publish-timeout=5s", "--mount-freshness=0"]).await;
+    let running = Call::new(&stage, "web-1", "kv");
+    running.publish().await.unwrap();
+    let faults = stage.azure.faults();
+    faults.inject(FaultRule::status(Service::Vault, 429).retry_after(RetryAfter::Seconds(1)));
+    let scaled = Call::new(&stage, "web-2", "kv");
+    scaled.publish().await.unwrap();
+    assert_eq!(scaled.files(), running.files());
+    assert!(stage.log().contains("an older value"), "it must be told:\n{}", stage.log());
+    faults.clear();
+    faults.inject(FaultRule::status(Service::Vault, 403));
+    let refused = Call::new(&stage, "web-3", "kv").publish().await.unwrap_err();
+    assert!(refused.message().contains("403"), "{refused}");
+    faults.clear();
+    faults.inject(FaultRule::status(Service::Vault, 500));
+    let down = Call::new(&stage, "web-4", "kv").publish().await.unwrap_err();
+    assert!(down.message().contains("500"), "{down}");
 }

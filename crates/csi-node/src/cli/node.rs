@@ -69,7 +69,7 @@ pub struct NodeArgs {
     pub enable_secret_rotation: bool,
 
     /// How long the content of a mounted volume is taken as fresh. A class may say otherwise with the parameter
-    /// `rotationPollInterval`.
+    /// `rotationPollInterval`. Each node takes up to a fifth less, so that a fleet does not ask in step.
     #[arg(
         long,
         env = "AKV_CSI_ROTATION_POLL_INTERVAL",
@@ -80,7 +80,8 @@ pub struct NodeArgs {
     )]
     pub rotation_poll_interval: Duration,
 
-    /// How old a value that another mount of the same identity fetched may be to serve a new mount.
+    /// How old a value that another mount of the same identity fetched may be to serve a new mount; 0 asks Key Vault for
+    /// every mount.
     #[arg(
         long,
         env = "AKV_CSI_MOUNT_FRESHNESS",
@@ -90,6 +91,18 @@ pub struct NodeArgs {
         allow_hyphen_values = true
     )]
     pub mount_freshness: Duration,
+
+    /// How old a value that a volume of the same identity still uses may be to stand in when Key Vault is down, slow or
+    /// throttling; 0 for never. A refusal (401, 403, 404) ends it at once.
+    #[arg(
+        long,
+        env = "AKV_CSI_STALE_IF_ERROR",
+        value_name = "DURATION",
+        default_value = "1h",
+        value_parser = parse_duration,
+        allow_hyphen_values = true
+    )]
+    pub stale_if_error: Duration,
 
     /// Time in which a publish call must be done or give up. Keep it below the two minutes after which the kubelet does.
     #[arg(

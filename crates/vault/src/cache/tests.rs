@@ -41,9 +41,11 @@ impl Upstream {
         })
     }
 
-    fn asker(self: &Arc<Self>) -> impl Fn() -> BoxFuture<'static, Result<&'static str, Failed>> + use<> {
+    fn asker(
+        self: &Arc<Self>,
+    ) -> impl Fn(Urgency) -> BoxFuture<'static, Result<&'static str, Failed>> + use<> {
         let upstream = Arc::clone(self);
-        move || {
+        move |_| {
             let upstream = Arc::clone(&upstream);
             async move {
                 upstream.asked.fetch_add(1, Ordering::Relaxed);
@@ -72,6 +74,7 @@ fn wanted(max_age: u64, stale: u64) -> Wanted {
     Wanted {
         max_age: Duration::from_secs(max_age),
         stale_if_error: Duration::from_secs(stale),
+        priority: Priority::Mount,
         deadline: Instant::now() + Duration::from_mins(1),
     }
 }
@@ -208,7 +211,7 @@ async fn whoever_has_more_time_asks_again() {
     let slow = Arc::new(Semaphore::new(0));
     let first = {
         let slow = Arc::clone(&slow);
-        move || {
+        move |_: Urgency| {
             let slow = Arc::clone(&slow);
             async move {
                 let _ = tokio::time::timeout(Duration::from_secs(1), slow.acquire()).await;
@@ -256,7 +259,7 @@ async fn many_threads_leave_nothing_behind() {
         let cache = Arc::clone(&cache);
         tokio::spawn(async move {
             for round in 0..200u64 {
-                let ask = || {
+                let ask = |_: Urgency| {
                     async move {
                         tokio::task::yield_now().await;
                         if round % 7 == 0 { Err(Failed::Refused) } else { Ok("v") }
@@ -279,4 +282,71 @@ async fn many_threads_leave_nothing_behind() {
         ended.unwrap();
     }
     assert_eq!(cache.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_is_not_waited_for_with_an_older_value_at_hand() {
+    let (cache, upstream): (Store, _) = (Cache::new(), Upstream::new("v"));
+    let _lease = cache.get(key("a"), wanted(5, 0), upstream.asker()).await.map(|served| served.held);
+    pass(30).await;
+    let hanging = |_: Urgency| std::future::pending().boxed();
+    let began = Instant::now();
+    let served = cache.get(key("a"), wanted(5, 60), hanging).await.map(|served| served.stale);
+    assert_eq!(served, Ok(Some(Failed::Deadline)));
+    assert_eq!(began.elapsed(), PATIENCE);
+    // Nobody but whoever accepts an older value gives up early.
+    let strict = cache.get(key("a"), wanted(5, 0), hanging).await.map(|served| served.stale);
+    assert_eq!(strict, Err(Failed::Deadline));
+    assert!(began.elapsed() > Duration::from_mins(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn rotations_do_not_look_for_the_same_trouble_again_and_again() {
+    let (cache, upstream): (Store, _) = (Cache::new(), Upstream::new("v"));
+    let ask = upstream.asker();
+    let rotation = || Wanted { priority: Priority::Rotation, ..wanted(120, 0) };
+    let lease = cache.get(key("a"), rotation(), &ask).await.map(|served| served.held);
+    pass(121).await;
+    upstream.set(Err(Failed::Outage));
+    for _ in 0..100 {
+        let failed = cache.get(key("a"), rotation(), &ask).await.map(|served| served.held.value);
+        assert_eq!(failed, Err(Failed::Outage));
+    }
+    assert_eq!(upstream.asked(), 2);
+    upstream.set(Ok("w"));
+    pass(20).await;
+    assert!(cache.get(key("a"), rotation(), &ask).await.is_err(), "not yet");
+    // A pod that is to be started does look.
+    let mount = cache.get(key("a"), wanted(5, 0), &ask).await.map(|served| served.held);
+    assert!(mount.is_ok_and(|held| held.value == "w"));
+    assert_eq!(upstream.asked(), 3);
+    assert!(cache.get(key("a"), rotation(), &ask).await.is_ok(), "the trouble is over");
+    drop(lease);
+    let _lease = cache.get(key("a"), rotation(), &ask).await.map(|served| served.held);
+    // Half of a short interval is less.
+    let hasty = || Wanted { max_age: Duration::from_secs(2), ..rotation() };
+    upstream.set(Err(Failed::Outage));
+    pass(3).await;
+    assert!(cache.get(key("a"), hasty(), &ask).await.is_err());
+    upstream.set(Ok("x"));
+    pass(1).await;
+    assert!(cache.get(key("a"), hasty(), &ask).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mount_that_joins_a_rotations_request_makes_it_urgent() {
+    let (cache, upstream): (Store, _) = (Cache::new(), Upstream::new("v"));
+    let seen = Arc::new(Mutex::new(None));
+    let ask = |urgency: Urgency| {
+        *seen.lock() = Some(urgency.clone());
+        upstream.asker()(urgency)
+    };
+    let rotation = Wanted { priority: Priority::Rotation, ..wanted(5, 0) };
+    let mut waiting = Box::pin(cache.get(key("a"), rotation, ask));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    let high = || seen.lock().as_ref().is_some_and(Urgency::is_high);
+    assert!(!high());
+    let (_, joined) = tokio::join!(waiting, cache.get(key("a"), wanted(5, 0), upstream.asker()));
+    assert!(joined.is_ok() && high());
+    assert_eq!(upstream.asked(), 1);
 }

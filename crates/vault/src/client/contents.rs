@@ -1,9 +1,11 @@
 //! What a volume gets.
 
-use std::{any::Any, fmt, sync::Arc, time::Duration};
+use std::{any::Any, fmt, sync::Arc};
 
 use tokio::time::Instant;
 use zeroize::Zeroizing;
+
+use super::error::Failure;
 
 /// What came of it.
 #[derive(Debug)]
@@ -17,8 +19,8 @@ pub struct Contents {
     pub lease: Lease,
     /// When the oldest of the values was asked for: what is shown is at least as old as that. `None` without values.
     pub asked: Option<Instant>,
-    /// The age of the oldest value that stood in for one that could not be had; `None` when all are as fresh as asked.
-    pub stale: Option<Duration>,
+    /// What could not be had, where an older value stands in for it; empty when all are as fresh as asked.
+    pub stale: Vec<Failure>,
 }
 
 /// A file to write.

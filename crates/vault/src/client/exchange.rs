@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use azure_core::credentials::TokenCredential;
-use reqwest::{Response, StatusCode, header};
+use reqwest::{Method, Request, Response, StatusCode, header};
 use tokio::{
     sync::OnceCell,
     time::{Instant, sleep_until, timeout_at},
@@ -15,8 +15,9 @@ use super::{
     api::ServiceError,
     auth::{Challenge, Credential},
     error::Cause,
-    limits::Vault,
-    retry,
+    limits::{Urgency, Vault},
+    retry::{self, Dice},
+    transport::{Transport, Unreachable},
 };
 use crate::VaultEndpoint;
 
@@ -29,8 +30,9 @@ const LARGEST_ERROR: usize = 64 << 10;
 
 /// Who asks which vault, until when.
 pub(super) struct Exchange<'a> {
-    pub(super) http: &'a reqwest::Client,
+    pub(super) transport: &'a dyn Transport,
     pub(super) vault: &'a Vault,
+    pub(super) urgency: &'a Urgency,
     pub(super) endpoint: &'a VaultEndpoint,
     pub(super) credential: &'a dyn Credential,
     pub(super) deadline: Instant,
@@ -56,8 +58,12 @@ enum Attempt {
     Again {
         cause: Cause,
         asked_for: Option<Duration>,
-        throttled: bool,
         most: u32,
+    },
+    /// Try again when the vault wants to be asked at all, as long as there is time.
+    Later {
+        cause: Cause,
+        asked_for: Option<Duration>,
     },
 }
 
@@ -85,9 +91,14 @@ impl Exchange<'_> {
                 }
                 Err(cause) => return Err(cause),
             };
-            let turn = self.vault.turn(self.deadline).await?;
+            let turn = self.vault.turn(self.urgency, self.deadline).await?;
             let attempt = self.attempt(url, &scope, token.as_deref().map(String::as_str)).await;
-            drop(turn);
+            match &attempt {
+                Ok(Attempt::Later { cause, asked_for }) => turn.throttled(*asked_for, cause),
+                // No answer says nothing about how much the vault can bear.
+                Ok(Attempt::Again { .. }) => drop(turn),
+                Ok(_) | Err(_) => turn.answered(),
+            }
             let attempt = match attempt {
                 // What stopped the token is what went wrong.
                 Err(cause) if token.is_none() => return Err(no_token.unwrap_or(cause)),
@@ -129,15 +140,16 @@ impl Exchange<'_> {
                         return Err(cause);
                     }
                 }
-                Attempt::Again { cause, asked_for, throttled, most } => {
+                // The next turn comes when the vault's pause is over, or not at all.
+                Attempt::Later { cause, .. } => {
+                    tracing::debug!(vault = %self.endpoint, %cause, "asking later");
+                }
+                Attempt::Again { cause, asked_for, most } => {
                     if retries >= most {
                         return Err(cause);
                     }
-                    let at = Instant::now() + asked_for.unwrap_or_else(|| retry::backoff(retries));
-                    if throttled {
-                        // Everyone waits, not only this request. Other trouble may be this object's alone.
-                        self.vault.pause_until(at, &cause);
-                    }
+                    let wait = asked_for.unwrap_or_else(|| Dice::new(None).around(retry::backoff(retries)));
+                    let at = Instant::now() + wait;
                     if at >= self.deadline {
                         return Err(cause);
                     }
@@ -153,7 +165,7 @@ impl Exchange<'_> {
     /// per fetch; what stands in the way of an answer is not worth another error than the one that led here.
     async fn learn(&self, url: &Url) -> Option<String> {
         let ask = || async {
-            let _turn = self.vault.turn(self.deadline).await.ok()?;
+            let _turn = self.vault.turn(self.urgency, self.deadline).await.ok()?;
             let until = self.deadline.min(Instant::now() + LONGEST_ATTEMPT);
             let response = timeout_at(until, self.send(url, None)).await.ok()?.ok()?;
             if response.status() != StatusCode::UNAUTHORIZED {
@@ -192,12 +204,12 @@ impl Exchange<'_> {
         };
         match timeout_at(until, work).await {
             Ok(Err(cause)) if cause.is_worth_reconnecting() => {
-                Ok(Attempt::Again { cause, asked_for: None, throttled: false, most: retry::MOST_RECONNECTS })
+                Ok(Attempt::Again { cause, asked_for: None, most: retry::MOST_RECONNECTS })
             }
             Ok(outcome) => outcome,
             Err(_) => {
                 let cause = Cause::TooLate { waiting_for: "an answer", waited: began.elapsed() };
-                Ok(Attempt::Again { cause, asked_for: None, throttled: false, most: retry::MOST_RECONNECTS })
+                Ok(Attempt::Again { cause, asked_for: None, most: retry::MOST_RECONNECTS })
             }
         }
     }
@@ -206,16 +218,18 @@ impl Exchange<'_> {
     async fn send(&self, url: &Url, token: Option<&str>) -> Result<Response, Cause> {
         let mut url = url.clone();
         for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.http.get(url.clone()).header(header::ACCEPT, "application/json");
+            let mut request = Request::new(Method::GET, url.clone());
+            let headers = request.headers_mut();
+            headers.insert(header::ACCEPT, header::HeaderValue::from_static("application/json"));
             if let Some(token) = token {
                 let mut bearer =
                     header::HeaderValue::from_maybe_shared(format!("Bearer {token}")).map_err(|_| {
                         Cause::Credential { text: "the token is not one".to_owned(), transient: false }
                     })?;
                 bearer.set_sensitive(true);
-                request = request.header(header::AUTHORIZATION, bearer);
+                headers.insert(header::AUTHORIZATION, bearer);
             }
-            let response = request.send().await.map_err(Cause::network)?;
+            let response = self.transport.execute(request).await.map_err(|Unreachable(cause)| cause)?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
@@ -263,10 +277,11 @@ impl Exchange<'_> {
                 let claims = challenge.is_some_and(|challenge| challenge.claims);
                 Ok(Attempt::OtherToken { cause: Cause::Refused { error, claims }, challenged })
             }
-            408 | 429 | 500 | 502 | 503 | 504 => Ok(Attempt::Again {
-                cause: Cause::Status { status: status.as_u16(), error },
+            429 => Ok(Attempt::Later { cause: Cause::Status { status: 429, error }, asked_for }),
+            // Other trouble may be this object's alone.
+            status @ (408 | 500 | 502 | 503 | 504) => Ok(Attempt::Again {
+                cause: Cause::Status { status, error },
                 asked_for,
-                throttled: status == StatusCode::TOO_MANY_REQUESTS,
                 most: retry::MOST_RETRIES,
             }),
             status => Err(Cause::Status { status, error }),

@@ -1,40 +1,130 @@
-//! Being a good client of a vault: so many requests at once, and one pause for all when it throttles.
+//! Being a good client of a vault.
+//!
+//! All that is asked of one vault stands in one queue, mounts before rotations. So many requests are under way at once.
+//! When the vault throttles, nobody sends anything until the pause is over that it asked for, or that grows from 1 to 16
+//! seconds where it asked for none. Then requests go out one by one, at half the former number at once, and closer
+//! together with every answer, so that those who have waited do not rush back in step. All waits have some chance in
+//! them, because other nodes were throttled in the same moment.
+//!
+//! Requests that were under way when the vault throttled and are throttled too count once.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{Instant, sleep_until, timeout_at},
+    sync::Notify,
+    time::{Instant, timeout_at},
 };
 
-use super::error::Cause;
+use super::{
+    Priority,
+    error::Cause,
+    retry::{self, Dice},
+};
 
 /// Vaults remembered beyond those in use.
 const MOST_IDLE: usize = 64;
 /// However long one answer asks to wait, after this the vault is asked again.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// The distance between two requests after a pause, at first and at most.
+const SPACING: Duration = Duration::from_millis(100);
+const LONGEST_SPACING: Duration = Duration::from_secs(5);
+/// A distance that no longer matters.
+const CLOSE: Duration = Duration::from_millis(10);
+/// The time over which Key Vault counts requests
+/// (<https://learn.microsoft.com/azure/key-vault/general/service-limits>).
+const VAULTS_WINDOW: Duration = Duration::from_secs(10);
+/// So often in a row a vault that throttles is taken at its word; then it is asked ever more rarely.
+const MOST_TRUST: u32 = 4;
 
 /// What is known of each vault, by its host and port.
 #[derive(Debug)]
 pub(super) struct Vaults {
     known: Mutex<HashMap<String, Arc<Vault>>>,
     concurrency: usize,
+    dice: Mutex<Dice>,
 }
 
 /// What is known of one vault.
 #[derive(Debug)]
 pub(super) struct Vault {
-    permits: Semaphore,
-    /// Until when nothing is sent, and what the vault said.
-    paused: Mutex<Option<(Instant, Cause)>>,
+    gate: Mutex<Gate>,
     /// The scope its challenge named.
     scope: Mutex<Option<String>>,
 }
 
+/// Who waits for an answer, which may change while the request waits for its turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Urgency(Arc<AtomicBool>);
+
+impl Urgency {
+    pub(crate) fn new(priority: Priority) -> Self {
+        Self(Arc::new(AtomicBool::new(priority == Priority::Mount)))
+    }
+
+    /// Somebody with this priority waits too.
+    pub(crate) fn raise(&self, priority: Priority) {
+        if priority == Priority::Mount {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_high(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: u64,
+    urgency: Urgency,
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    queue: VecDeque<Waiting>,
+    next_ticket: u64,
+    under_way: usize,
+    /// How many requests may be under way at once, now and at most.
+    window: usize,
+    most: usize,
+    /// Answers since the window last grew.
+    answers: usize,
+    /// Until when nothing is sent, and what the vault said.
+    paused: Option<(Instant, Cause)>,
+    /// Pauses in a row.
+    strikes: u32,
+    /// When the last one began.
+    struck: Option<Instant>,
+    /// Until when the quiet since then is accounted for.
+    eased: Instant,
+    /// The distance between two requests, and when the next may go.
+    spacing: Duration,
+    next_start: Instant,
+    dice: Dice,
+}
+
+/// Whether a request may go.
+enum Admission {
+    Now,
+    At(Instant),
+    /// Others go first.
+    Later,
+    /// The vault wants to be left alone for longer than there is time.
+    Never(Cause),
+}
+
 impl Vaults {
-    pub(super) fn new(concurrency: usize) -> Self {
-        Self { known: Mutex::new(HashMap::new()), concurrency: concurrency.max(1) }
+    pub(super) fn new(concurrency: usize, dice: Dice) -> Self {
+        Self { known: Mutex::new(HashMap::new()), concurrency: concurrency.max(1), dice: Mutex::new(dice) }
     }
 
     pub(super) fn of(&self, authority: &str) -> Arc<Vault> {
@@ -45,13 +135,182 @@ impl Vaults {
         if known.len() >= MOST_IDLE {
             known.retain(|_, vault| Arc::strong_count(vault) > 1);
         }
-        let vault = Arc::new(Vault {
-            permits: Semaphore::new(self.concurrency),
-            paused: Mutex::new(None),
-            scope: Mutex::new(None),
-        });
+        let gate = Gate::new(self.concurrency, self.dice.lock().another());
+        let vault = Arc::new(Vault { gate: Mutex::new(gate), scope: Mutex::new(None) });
         known.insert(authority.to_owned(), Arc::clone(&vault));
         vault
+    }
+}
+
+impl Gate {
+    fn new(most: usize, dice: Dice) -> Self {
+        let now = Instant::now();
+        Self {
+            queue: VecDeque::new(),
+            next_ticket: 0,
+            under_way: 0,
+            window: most,
+            most,
+            answers: 0,
+            paused: None,
+            strikes: 0,
+            struck: None,
+            eased: now,
+            spacing: Duration::ZERO,
+            next_start: now,
+            dice,
+        }
+    }
+
+    /// Who goes next.
+    fn first(&self) -> Option<&Waiting> {
+        self.queue.iter().find(|waiting| waiting.urgency.is_high()).or_else(|| self.queue.front())
+    }
+
+    fn wake_first(&self) {
+        if let Some(first) = self.first() {
+            first.wake.notify_one();
+        }
+    }
+
+    fn leave(&mut self, ticket: u64) {
+        self.queue.retain(|waiting| waiting.ticket != ticket);
+        self.wake_first();
+    }
+
+    fn admit(&mut self, ticket: u64, deadline: Instant) -> Admission {
+        let now = Instant::now();
+        if let Some((until, cause)) = &self.paused {
+            if *until >= deadline {
+                return Admission::Never(cause.clone());
+            }
+            if *until <= now {
+                self.paused = None;
+            }
+        }
+        self.ease(now);
+        if self.first().is_none_or(|first| first.ticket != ticket) {
+            // Whoever was first may not know that another is now.
+            self.wake_first();
+            return Admission::Later;
+        }
+        if self.under_way >= self.window {
+            return Admission::Later;
+        }
+        let start = self.paused.as_ref().map_or(self.next_start, |(until, _)| self.next_start.max(*until));
+        if start > now {
+            return Admission::At(start);
+        }
+        self.under_way += 1;
+        self.next_start = now + self.dice.around(self.spacing);
+        self.leave(ticket);
+        Admission::Now
+    }
+
+    /// Time without throttling counts like answers.
+    fn ease(&mut self, now: Instant) {
+        while now.saturating_duration_since(self.eased) >= VAULTS_WINDOW {
+            self.eased += VAULTS_WINDOW;
+            self.strikes = self.strikes.saturating_sub(1);
+            self.window = (self.window * 2).min(self.most);
+            self.shorten(self.spacing / 2);
+            if self.strikes == 0 && self.window == self.most && self.spacing.is_zero() {
+                self.eased = now;
+            }
+        }
+    }
+
+    fn shorten(&mut self, spacing: Duration) {
+        self.spacing = spacing;
+        if spacing < CLOSE && !spacing.is_zero() {
+            self.spacing = Duration::ZERO;
+            self.strikes = 0;
+        }
+    }
+
+    /// The vault has answered, whatever it said, without throttling.
+    fn answered(&mut self) {
+        self.shorten(self.spacing * 9 / 10);
+        self.answers += 1;
+        if self.answers >= self.window {
+            self.answers = 0;
+            self.window = (self.window + 1).min(self.most);
+        }
+    }
+
+    /// The vault has throttled a request that was sent at `started`.
+    fn throttled(&mut self, started: Instant, asked_for: Option<Duration>, cause: &Cause) {
+        let now = Instant::now();
+        let new = self.struck.is_none_or(|struck| started > struck);
+        if new {
+            self.struck = Some(now);
+            self.strikes = self.strikes.saturating_add(1);
+            self.window = (self.window / 2).max(1);
+            self.answers = 0;
+        }
+        let growing = |strikes: u32, dice: &mut Dice| dice.around(retry::backoff(strikes.saturating_sub(1)));
+        let wait = match asked_for {
+            // A little later than asked for, never earlier.
+            Some(asked) if self.strikes <= MOST_TRUST => {
+                let asked = asked.min(LONGEST_PAUSE);
+                asked + self.dice.up_to(asked / 4)
+            }
+            Some(asked) => asked.min(LONGEST_PAUSE).max(growing(self.strikes - MOST_TRUST, &mut self.dice)),
+            None if new => growing(self.strikes, &mut self.dice),
+            None => return,
+        };
+        let until = now + wait;
+        if new {
+            // Without a wait there is nobody to be spread.
+            self.spacing = (self.spacing * 2).max(SPACING).min(LONGEST_SPACING).min(wait);
+        }
+        if self.paused.as_ref().is_none_or(|(known, _)| *known < until) {
+            self.paused = Some((until, cause.clone()));
+            self.eased = self.eased.max(until);
+            // Those whose time ends before are told at once.
+            for waiting in &self.queue {
+                waiting.wake.notify_one();
+            }
+        }
+    }
+}
+
+/// The right to send one request, until it is dropped. Say what came of it.
+pub(super) struct Turn<'a> {
+    vault: &'a Vault,
+    started: Instant,
+}
+
+impl Turn<'_> {
+    /// The vault has answered.
+    pub(super) fn answered(self) {
+        self.vault.gate.lock().answered();
+    }
+
+    /// The vault wants to be left alone, for so long if it says so. Everyone waits, not only this request.
+    pub(super) fn throttled(self, asked_for: Option<Duration>, cause: &Cause) {
+        self.vault.gate.lock().throttled(self.started, asked_for, cause);
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut gate = self.vault.gate.lock();
+        gate.under_way = gate.under_way.saturating_sub(1);
+        gate.wake_first();
+    }
+}
+
+/// A place in the queue, given up when dropped.
+struct Place<'a> {
+    vault: &'a Vault,
+    ticket: u64,
+    wake: Arc<Notify>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.vault.gate.lock().leave(self.ticket);
     }
 }
 
@@ -60,41 +319,35 @@ impl Vault {
     ///
     /// # Errors
     /// When it comes after `deadline`: at once with what the vault said if it asked for a longer pause.
-    pub(super) async fn turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Cause> {
+    pub(super) async fn turn(&self, urgency: &Urgency, deadline: Instant) -> Result<Turn<'_>, Cause> {
         let began = Instant::now();
+        let place = self.enter(urgency);
         loop {
-            if let Some((until, cause)) = self.pause() {
-                if until >= deadline {
-                    return Err(cause);
-                }
-                sleep_until(until).await;
-            }
-            // The semaphore is never closed.
-            let Ok(Ok(permit)) = timeout_at(deadline, self.permits.acquire()).await else {
+            let admission = self.gate.lock().admit(place.ticket, deadline);
+            let until = match admission {
+                Admission::Now => return Ok(Turn { vault: self, started: Instant::now() }),
+                Admission::Never(cause) => return Err(cause),
+                Admission::At(start) => start.min(deadline),
+                Admission::Later => deadline,
+            };
+            let woken = timeout_at(until, place.wake.notified()).await;
+            if woken.is_err() && Instant::now() >= deadline {
                 return Err(Cause::TooLate {
                     waiting_for: "other requests to the vault",
                     waited: began.elapsed(),
                 });
-            };
-            // The pause may have come while waiting in the queue.
-            if self.pause().is_none() {
-                return Ok(permit);
             }
         }
     }
 
-    /// When requests may go on, if they may not now, and why.
-    fn pause(&self) -> Option<(Instant, Cause)> {
-        self.paused.lock().as_ref().filter(|(until, _)| *until > Instant::now()).cloned()
-    }
-
-    /// No request is sent before `until`, or for [`LONGEST_PAUSE`] if that is shorter, because of `cause`.
-    pub(super) fn pause_until(&self, until: Instant, cause: &Cause) {
-        let until = until.min(Instant::now() + LONGEST_PAUSE);
-        let mut paused = self.paused.lock();
-        if paused.as_ref().is_none_or(|(known, _)| *known < until) {
-            *paused = Some((until, cause.clone()));
-        }
+    fn enter(&self, urgency: &Urgency) -> Place<'_> {
+        let mut gate = self.gate.lock();
+        let ticket = gate.next_ticket;
+        gate.next_ticket += 1;
+        let wake = Arc::new(Notify::new());
+        let waiting = Waiting { ticket, urgency: urgency.clone(), wake: Arc::clone(&wake) };
+        gate.queue.push_back(waiting);
+        Place { vault: self, ticket, wake }
     }
 
     pub(super) fn scope(&self) -> Option<String> {
@@ -107,49 +360,4 @@ impl Vault {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{FailureKind, client::api::ServiceError};
-
-    #[tokio::test(start_paused = true)]
-    async fn one_pause_holds_everyone_back() {
-        let vaults = Vaults::new(2);
-        let vault = vaults.of("kv1.vault.azure.net");
-        assert!(Arc::ptr_eq(&vault, &vaults.of("kv1.vault.azure.net")));
-        let start = Instant::now();
-        let throttled = Cause::Status { status: 429, error: ServiceError::default() };
-        vault.pause_until(start + Duration::from_secs(3), &throttled);
-        vault.pause_until(start + Duration::from_secs(1), &Cause::UnsteadyChallenge);
-        let told = vault.turn(start + Duration::from_secs(2)).await.map(|_| ()).unwrap_err();
-        assert_eq!(told.kind(), FailureKind::Throttled, "the pause is longer than the deadline");
-        assert_eq!(Instant::now(), start, "told at once");
-        let _turn = vault.turn(start + Duration::from_mins(1)).await.unwrap();
-        assert!(Instant::now() >= start + Duration::from_secs(3));
-        // Another vault is not concerned.
-        let free = Instant::now();
-        assert!(vaults.of("kv2.vault.azure.net").turn(free + Duration::from_secs(1)).await.is_ok());
-        assert_eq!(Instant::now(), free);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pause_lasts_a_minute_at_most() {
-        let vaults = Vaults::new(1);
-        let vault = vaults.of("kv1");
-        let start = Instant::now();
-        vault.pause_until(start + Duration::from_hours(1), &Cause::UnsteadyChallenge);
-        assert!(vault.turn(start + Duration::from_secs(59)).await.is_err());
-        assert!(vault.turn(start + Duration::from_mins(2)).await.is_ok());
-        assert!(start.elapsed() >= LONGEST_PAUSE);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn so_many_at_once() {
-        let vaults = Vaults::new(1);
-        let vault = vaults.of("kv1");
-        let soon = Instant::now() + Duration::from_secs(1);
-        let turn = vault.turn(soon).await;
-        assert!(vault.turn(soon).await.is_err());
-        drop(turn);
-        assert!(vault.turn(soon + Duration::from_secs(1)).await.is_ok());
-    }
-}
+mod tests;

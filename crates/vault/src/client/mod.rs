@@ -8,6 +8,7 @@ mod exchange;
 mod lenient;
 mod limits;
 mod retry;
+mod transport;
 
 use std::{any::Any, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use url::Url;
 pub use auth::Credential;
 pub use contents::{Contents, File, Lease, ObjectVersion};
 pub use error::{Failure, FailureKind, FetchError};
+pub use transport::{Transport, Unreachable};
 
 use crate::{
     ObjectKind, ObjectRequest, Rendering, VaultEndpoint, Versions,
@@ -32,7 +34,9 @@ use crate::{
 use api::Answer;
 use error::Cause;
 use exchange::{Exchange, Learnt};
+pub(crate) use limits::Urgency;
 use limits::Vaults;
+use retry::Dice;
 
 /// Limits of a [`Client`].
 #[derive(Clone, Debug)]
@@ -41,16 +45,24 @@ pub struct ClientOptions {
     pub concurrency_per_vault: usize,
     /// The largest body accepted from a vault, in bytes. Secrets are at most 25 KB.
     pub largest_body: usize,
-    /// How old a value may be that this identity fetched and a volume still uses, to stand in when the vault is down or
-    /// throttling; zero for never. A 401, 403 or 404 is an answer and ends it at once.
-    pub stale_if_error: Duration,
+    /// Makes waits, which have some chance in them, the same each time.
+    pub seed: Option<u64>,
 }
 
 impl Default for ClientOptions {
-    /// 32 requests at once, 4 MiB, nothing stale.
+    /// 32 requests at once, 4 MiB, waits by chance.
     fn default() -> Self {
-        Self { concurrency_per_vault: 32, largest_body: 4 << 20, stale_if_error: Duration::ZERO }
+        Self { concurrency_per_vault: 32, largest_body: 4 << 20, seed: None }
     }
+}
+
+/// Who goes first when a vault cannot be asked for everything at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// A pod waits to be started.
+    Mount,
+    /// A pod runs, and its volume is looked after.
+    Rotation,
 }
 
 /// What one volume wants.
@@ -68,6 +80,11 @@ pub struct FetchRequest<'a> {
     pub deadline: Instant,
     /// How old a value may be that this identity fetched before; zero to ask the vault for each.
     pub max_age: Duration,
+    /// How old a value may be that this identity fetched and a volume still uses, to stand in when the vault is down, slow
+    /// or throttling; zero for never. A 401, 403 or 404 is an answer and ends it at once.
+    pub stale_if_error: Duration,
+    /// Whether a pod waits for it.
+    pub priority: Priority,
 }
 
 /// Fetches objects. Cheap to clone; clones share connections, limits and cache.
@@ -79,7 +96,7 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    http: reqwest::Client,
+    transport: Arc<dyn Transport>,
     options: ClientOptions,
     vaults: Vaults,
 }
@@ -105,7 +122,8 @@ struct Fetched {
     versions: Vec<ObjectVersion>,
     held: Vec<Arc<dyn Any + Send + Sync>>,
     asked: Option<Instant>,
-    stale: Option<Duration>,
+    /// What could not be had, where an older value stands in.
+    troubles: Vec<Trouble>,
 }
 
 /// The earlier of two moments, where there are any.
@@ -131,8 +149,13 @@ impl Client {
     /// Build `http` with `redirect::Policy::none()`: redirects are followed here, and only to the vault they came from.
     /// It needs no total timeout: each attempt ends after a minute, and all of them with the deadline.
     pub fn new(http: reqwest::Client, options: ClientOptions) -> Self {
-        let vaults = Vaults::new(options.concurrency_per_vault);
-        Self { shared: Arc::new(Shared { http, options, vaults }), cache: Cache::new() }
+        Self::over(Arc::new(http), options)
+    }
+
+    /// A client that asks in another way than over the network.
+    pub fn over(transport: Arc<dyn Transport>, options: ClientOptions) -> Self {
+        let vaults = Vaults::new(options.concurrency_per_vault, Dice::new(options.seed));
+        Self { shared: Arc::new(Shared { transport, options, vaults }), cache: Cache::new() }
     }
 
     /// Fetches all objects of one volume.
@@ -180,14 +203,17 @@ impl Client {
             versions: Vec::new(),
             lease: Lease::default(),
             asked: None,
-            stale: None,
+            stale: Vec::new(),
         };
-        for object in fetched.into_iter().flatten() {
+        for (object, wanted) in fetched.into_iter().flatten().zip(request.objects) {
             contents.files.extend(object.files);
             contents.versions.extend(object.versions);
             contents.lease.held.extend(object.held);
             contents.asked = earlier(contents.asked, object.asked);
-            contents.stale = contents.stale.max(object.stale);
+            let failures = object.troubles.into_iter().map(|Trouble { cause, listing }| {
+                cause.explain(wanted, listing, request.endpoint, &request.credential.describe())
+            });
+            contents.stale.extend(failures);
         }
         Ok(contents)
     }
@@ -206,13 +232,14 @@ impl Client {
         let names =
             names.iter().skip_while(|name| start.as_ref().is_some_and(|start| start != *name)).take(most);
         let each = names.enumerate().map(|(index, name)| self.version(round, object, name, Some(index)));
-        let mut fetched = Fetched { asked: Some(list.held.asked), stale: list.stale, ..Fetched::default() };
+        let troubles = list.stale.map(|cause| Trouble { cause, listing: true }).into_iter().collect();
+        let mut fetched = Fetched { asked: Some(list.held.asked), troubles, ..Fetched::default() };
         for version in try_join_all(each).await? {
             fetched.files.extend(version.files);
             fetched.versions.extend(version.versions);
             fetched.held.extend(version.held);
             fetched.asked = earlier(fetched.asked, version.asked);
-            fetched.stale = fetched.stale.max(version.stale);
+            fetched.troubles.extend(version.troubles);
         }
         fetched.held.push(list.held);
         Ok(fetched)
@@ -250,7 +277,8 @@ impl Client {
             .map(|part| File { path: format!("{base}{}", part.suffix), mode, contents: part.bytes })
             .collect();
         let asked = Some(held.asked);
-        Ok(Fetched { files, versions, held: vec![held], asked, stale })
+        let troubles = stale.map(Trouble::from).into_iter().collect();
+        Ok(Fetched { files, versions, held: vec![held], asked, troubles })
     }
 
     /// The vault's answer, shared with whoever wants the same as the same identity.
@@ -276,19 +304,21 @@ impl Client {
         });
         let wanted = Wanted {
             max_age: request.max_age,
-            stale_if_error: self.shared.options.stale_if_error,
+            stale_if_error: request.stale_if_error,
+            priority: request.priority,
             deadline: request.deadline,
         };
         let listing = matches!(wish, Wish::Versions);
-        let ask = || -> BoxFuture<'static, Result<Answer, Cause>> {
+        let ask = |urgency: Urgency| -> BoxFuture<'static, Result<Answer, Cause>> {
             let (shared, learnt) = (Arc::clone(&self.shared), Arc::clone(&round.learnt));
             let (endpoint, credential) = (request.endpoint.clone(), Arc::clone(&request.credential));
             let (url, authority, deadline) = (url.clone(), authority.clone(), request.deadline);
             async move {
                 let vault = shared.vaults.of(&authority);
                 let exchange = Exchange {
-                    http: &shared.http,
+                    transport: &*shared.transport,
                     vault: &vault,
+                    urgency: &urgency,
                     endpoint: &endpoint,
                     credential: &*credential,
                     deadline,

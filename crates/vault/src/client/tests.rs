@@ -245,6 +245,8 @@ async fn fetch_aged(
         rendering: Rendering::default(),
         deadline: Instant::now() + Duration::from_secs(10),
         max_age,
+        stale_if_error: Duration::ZERO,
+        priority: Priority::Mount,
     };
     client.fetch(request).await
 }
@@ -618,6 +620,8 @@ async fn an_attempt_ends_by_itself() {
             rendering: Rendering::default(),
             deadline: began + patience,
             max_age: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            priority: Priority::Mount,
         };
         let error = client(ClientOptions::default()).fetch(request).await.unwrap_err();
         assert_eq!(error.kind(), FailureKind::DeadlineExceeded);
@@ -1022,6 +1026,8 @@ async fn separate_files_carry_the_same_version() {
         rendering: Rendering { construct_pem_chain: true, separate_cert_and_key_files: true },
         deadline: Instant::now() + Duration::from_secs(10),
         max_age: Duration::ZERO,
+        stale_if_error: Duration::ZERO,
+        priority: Priority::Mount,
     };
     let contents = client(ClientOptions::default()).fetch(request).await.unwrap();
     let paths: Vec<(&str, Option<u32>)> =
