@@ -13,12 +13,14 @@
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
 //!   its parts.
 //! * [`admin`] is the operator's socket, [`startup_taint`] lets pods onto a fresh node when it is ready.
+//! * [`cluster`] is what is done once for a cluster, before an upgrade and before the driver is removed.
 //! * [`error`] has every way to fail, the words for it and the gRPC code.
 
 pub mod admin;
 pub mod class;
 pub mod cli;
 pub mod cloud_file;
+pub mod cluster;
 pub mod credential;
 pub mod csi;
 pub mod driver;

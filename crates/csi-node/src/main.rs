@@ -1,6 +1,6 @@
 //! The binary `akv-csi`.
 
-use csi_node::cli::{Cli, Command, RefreshArgs};
+use csi_node::cli::{Cli, ClusterArgs, Command, RefreshArgs};
 use csi_node::driver::{Outcome, Selection};
 use std::process::ExitCode;
 
@@ -48,6 +48,19 @@ async fn refresh(arguments: RefreshArgs) -> ExitCode {
     }
 }
 
+async fn cluster(arguments: ClusterArgs) -> ExitCode {
+    match csi_node::cluster::run(arguments).await {
+        Ok(done) => {
+            println!("{done}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("akv-csi: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
@@ -80,6 +93,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Node(arguments) => runtime.block_on(csi_node::node::run(*arguments)),
         Command::Refresh(arguments) => return runtime.block_on(refresh(arguments)),
+        Command::Cluster(arguments) => return runtime.block_on(cluster(arguments)),
     };
     // A mount call that hangs in the kernel must not keep the process from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -1,8 +1,10 @@
 //! The command line of `akv-csi`.
 
+mod cluster;
 pub mod go_flags;
 mod node;
 
+pub use cluster::{ClusterArgs, ClusterTask};
 pub use node::{NodeArgs, RetiredArgs};
 
 use crate::endpoint::Endpoint;
@@ -26,6 +28,8 @@ pub enum Command {
     Node(Box<NodeArgs>),
     /// Look at once at Key Vault for volumes mounted on this node, without waiting for their interval.
     Refresh(RefreshArgs),
+    /// What is done once for a cluster: the Helm chart's hooks run it.
+    Cluster(ClusterArgs),
 }
 
 /// Which volumes to refresh; without a choice, all on this node.
