@@ -22,6 +22,7 @@ test: prepare
 # What a fresh machine lacks: a C compiler for the crypto library, Rust, tools for the tests.
 prepare:
 	@hack/prepare.sh test
+	@hack/chart.sh install
 
 # Formatting, lints, documentation, dependency rules.
 check: prepare
@@ -29,6 +30,7 @@ check: prepare
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 	hack/deny.sh
+	hack/chart.sh check
 
 # Each fuzz target for a short while; FUZZ_SECONDS=600 for longer.
 FUZZ_SECONDS ?= 20
@@ -40,8 +42,12 @@ bench: prepare
 	$(CARGO) build --release -p csi-node -p e2e -p bench --bins
 	hack/as-mounter.sh target/release/bench
 
+# What is made from the Helm chart: deploy/manifests, the chart's CRDs and the tables of its README. `make test` compares them.
+manifests:
+	@hack/chart.sh manifests
+
 # The optimised binary.
 build:
 	$(CARGO) build --release -p csi-node
 
-.PHONY: help demo test prepare check fuzz bench build
+.PHONY: help demo test prepare check fuzz bench manifests build

@@ -1,0 +1,86 @@
+//! Files that are made from others are up to date. `make manifests` makes them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+use chart::{chart, helm, root, run};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+const HEADER: &str = "\
+# akv-csi on every Linux node, with rotation; made from deploy/charts/akv-csi by `make manifests`. Apply deploy/crds first; remove
+# the Secrets Store CSI Driver and its Azure provider, because two drivers of one name cannot be registered on one node. Mounted
+# volumes stay and are taken over.
+";
+
+/// Compares, or writes where `AKV_CSI_WRITE` is set.
+fn is_written(file: &Path, content: &str) {
+    if std::env::var_os("AKV_CSI_WRITE").is_some() {
+        fs::write(file, content).unwrap();
+    }
+    let written = fs::read_to_string(file).unwrap_or_default();
+    assert!(written == content, "{} is not up to date: run `make manifests`", file.display());
+}
+
+#[test]
+fn the_manifest_is_what_the_chart_renders() {
+    let Some(mut helm) = helm() else { return };
+    let rendered = run(helm
+        .args(["template", "akv-csi"])
+        .arg(chart())
+        .args(["--namespace", "kube-system", "--no-hooks", "--kube-version", "1.34.4"])
+        .args(["--set", "enableSecretRotation=true"]))
+    .unwrap();
+    // Labels that tell Helm whose an object is are not true of what kubectl applies.
+    let helms =
+        ["# Source:", "app.kubernetes.io/managed-by:", "app.kubernetes.io/instance:", "helm.sh/chart:"];
+    let lines = rendered.lines().filter(|line| !helms.iter().any(|own| line.trim_start().starts_with(own)));
+    let body = lines.skip_while(|line| *line == "---").fold(String::new(), |text, line| text + line + "\n");
+    is_written(&root().join("deploy/manifests/akv-csi.yaml"), &format!("{HEADER}{body}"));
+}
+
+#[test]
+fn the_charts_crds_are_the_ones_of_the_sources() {
+    let files = |folder: &Path| -> BTreeMap<String, String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries
+            .map(|path| {
+                (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap())
+            })
+            .collect()
+    };
+    let (sources, copies) = (root().join("deploy/crds"), chart().join("crds"));
+    for (name, content) in files(&sources) {
+        is_written(&copies.join(name), &content);
+    }
+    assert_eq!(files(&copies), files(&sources));
+}
+
+#[test]
+fn the_readme_has_every_value() {
+    let file = chart().join("README.md");
+    let readme = fs::read_to_string(&file).unwrap();
+    let (begin, end) = ("<!-- values -->\n", "<!-- end of values -->");
+    let (before, rest) = readme.split_once(begin).unwrap();
+    let (_, after) = rest.split_once(end).unwrap();
+    let table = chart::table(&fs::read_to_string(chart().join("values.yaml")).unwrap()).unwrap();
+    let (ignored_begin, ignored_end) = ("<!-- retired -->\n", "<!-- end of retired -->");
+    let (between, rest) = after.split_once(ignored_begin).unwrap();
+    let (_, last) = rest.split_once(ignored_end).unwrap();
+    let retired = chart::yaml(&fs::read_to_string(chart().join("files/retired.yaml")).unwrap()).unwrap();
+    let rows = retired.as_array().unwrap().iter().map(|value| {
+        format!("| `{}` | {} |\n", value["path"].as_str().unwrap(), value["why"].as_str().unwrap())
+    });
+    let ignored = "| value | why |\n|---|---|\n".to_owned() + &rows.collect::<Vec<_>>().concat();
+    is_written(
+        &file,
+        &format!("{before}{begin}{table}{end}{between}{ignored_begin}{ignored}{ignored_end}{last}"),
+    );
+}
+
+#[test]
+fn the_chart_has_the_version_of_the_program() {
+    let text = fs::read_to_string(chart().join("Chart.yaml")).unwrap();
+    let chart = chart::yaml(&text).unwrap();
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+}
