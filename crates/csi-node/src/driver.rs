@@ -1,7 +1,7 @@
 //! The way of one mount, from a checked request to files in a tmpfs. A republish takes the same way; only the freshness asked
 //! for differs, and what happens when something fails.
 
-use crate::class::{ClassName, Classes};
+use crate::class::{Class, ClassError, ClassName, Classes};
 use crate::cloud_file;
 use crate::credential::{self, PodCredential};
 use crate::csi::request::PublishRequest;
@@ -57,6 +57,22 @@ pub struct Settings {
     pub policy: Policy,
 }
 
+/// What a driver is made of.
+pub struct Parts {
+    /// Where classes come from.
+    pub classes: Classes,
+    /// Where service accounts come from.
+    pub accounts: ServiceAccounts,
+    /// Tokens for pods and VMs.
+    pub tokens: Tokens,
+    /// Key Vault.
+    pub vault: vault::Client,
+    /// Providers in processes of their own.
+    pub providers: ExternalProviders,
+    /// What happens on disk.
+    pub volumes: Volumes,
+}
+
 /// The driver behind the CSI services.
 pub struct Driver {
     settings: Settings,
@@ -80,6 +96,8 @@ struct Mounted {
     interval: Duration,
     /// The request it came from, without tokens and secrets.
     request: Arc<PublishRequest>,
+    /// The class as it was then; it stays known while the volume is mounted.
+    _class: Class,
     source: Source,
     versions: Vec<ObjectVersion>,
     /// Key Vault could not be asked for all of it, and older values stand in.
@@ -123,8 +141,9 @@ struct Held {
 
 /// How fresh the content of a volume has to be, and how its identity is proven.
 enum Demand<'a> {
-    /// A call of the kubelet, with tokens and secrets, that takes values as fresh as this.
-    Call { freshness: Freshness },
+    /// A call of the kubelet, with tokens and secrets, that takes values as fresh as this. The first one for a volume has no
+    /// content to fall back on.
+    Call { freshness: Freshness, first: bool },
     /// A refresh in between, with the credential of the last call.
     Refresh { source: &'a Source },
 }
@@ -186,15 +205,8 @@ impl Selection {
 
 impl Driver {
     /// Puts the parts together.
-    pub fn new(
-        settings: Settings,
-        classes: Classes,
-        accounts: ServiceAccounts,
-        tokens: Tokens,
-        vault: vault::Client,
-        providers: ExternalProviders,
-        volumes: Volumes,
-    ) -> Self {
+    pub fn new(settings: Settings, parts: Parts) -> Self {
+        let Parts { classes, accounts, tokens, vault, providers, volumes } = parts;
         let (volumes, disk) = (Arc::new(volumes), Arc::new(Semaphore::new(MOUNTS_AT_ONCE)));
         let targets = Targets::default();
         Self { settings, classes, accounts, tokens, vault, providers, volumes, disk, targets }
@@ -260,16 +272,17 @@ impl Driver {
         let Some(freshness) = schedule.look(&request.pod.namespace, &request.class, known) else {
             return Ok(Outcome::Fresh);
         };
-        match self.bring_up_to_date(&request, &Demand::Call { freshness }, deadline).await {
+        let demand = Demand::Call { freshness, first: !complete };
+        match self.bring_up_to_date(&request, &demand, deadline).await {
             Ok((change, mounted)) => {
                 let (objects, stood_in) = (mounted.versions.len(), mounted.stood_in);
-                *claim = Some(mounted);
                 let outcome = match change {
                     Change::Switched if complete => Outcome::Rotated,
                     Change::Created | Change::Switched => Outcome::Mounted,
                     Change::Unchanged if stood_in => Outcome::Kept,
                     Change::Unchanged => Outcome::Unchanged,
                 };
+                *claim = Some(mounted);
                 tracing::info!(
                     pod = %request.pod, class = %request.class, target = %target, outcome = ?outcome, objects, stale = stood_in,
                     duration_ms = started.elapsed().as_millis(), "published"
@@ -319,14 +332,38 @@ impl Driver {
         if request.class.is_empty() {
             return Err(PublishError::NoClass { pod: pod.clone() });
         }
-        let class = ClassName { namespace: pod.namespace.clone(), name: request.class.clone() };
-        let read = timeout_at(deadline, self.classes.get(&class)).await;
-        let spec = read
-            .unwrap_or_else(|_| {
-                let cause = format!("no answer within {} s", self.settings.timeout.as_secs());
-                Err(crate::class::ClassError::ApiServer { class: class.clone(), cause })
-            })
-            .map_err(|cause| PublishError::Class { pod: pod.clone(), class: class.clone(), cause })?;
+        let name = ClassName { namespace: pod.namespace.clone(), name: request.class.clone() };
+        let refused = |cause| PublishError::Class { pod: pod.clone(), class: name.clone(), cause };
+        let class = timeout_at(deadline, self.classes.get(&name)).await.unwrap_or_else(|_| {
+            let cause = format!("no answer within {} s", self.settings.timeout.as_secs());
+            Err(ClassError::ApiServer { class: name.clone(), cause })
+        });
+        let class = class.map_err(refused)?;
+        let done = self.bring_in_line(&name, &class, request, demand, deadline).await;
+        if done.is_ok() || class.live || matches!(demand, Demand::Call { first: false, .. }) {
+            return done;
+        }
+        // It may have been corrected a moment ago. A volume that has content waits for the next call instead: when the vault is
+        // down, all of them would ask the API server.
+        match timeout_at(deadline, self.classes.get_live(&name)).await {
+            Ok(Ok(now)) if now.spec != class.spec => {
+                self.bring_in_line(&name, &now, request, demand, deadline).await
+            }
+            Ok(Err(cause @ ClassError::NotFound { .. })) => Err(refused(cause)),
+            _ => done,
+        }
+    }
+
+    /// The way of one mount, for what a class says.
+    async fn bring_in_line(
+        &self,
+        class: &ClassName,
+        read: &Class,
+        request: &PublishRequest,
+        demand: &Demand<'_>,
+        deadline: Instant,
+    ) -> Result<(Change, Mounted), PublishError> {
+        let (pod, class, spec) = (&request.pod, class.clone(), &*read.spec);
         if spec.provider.is_empty() {
             return Err(PublishError::NoProvider { pod: pod.clone(), class });
         }
@@ -357,7 +394,8 @@ impl Driver {
         let change =
             self.on_disk(&request.target, write).await?.map_err(|error: VolumeError| failed(error.into()))?;
         let request = Arc::new(request.without_secrets());
-        Ok((change, Mounted { checked: Some(checked), interval, request, source, versions, stood_in }))
+        let class = read.clone();
+        Ok((change, Mounted { checked: Some(checked), interval, request, _class: class, source, versions, stood_in }))
     }
 
     /// Plan → token → objects.
@@ -379,7 +417,7 @@ impl Driver {
         let interval = plan.rotation_interval.unwrap_or(self.settings.schedule.interval);
         let cloud = self.cloud(class, &plan).await?;
         let (held, freshness) = match demand {
-            Demand::Call { freshness } => {
+            Demand::Call { freshness, .. } => {
                 let credential = self.credential(class, parameters, &plan, &cloud, request)?;
                 (
                     Box::new(Held { credential, identity: plan.identity.clone(), cloud: cloud.clone() }),

@@ -3,7 +3,7 @@
 use crate::class::{ApiServer, Classes, Folder};
 use crate::cli::NodeArgs;
 use crate::csi::{IdentityService, NodeService};
-use crate::driver::{Driver, Settings};
+use crate::driver::{Driver, Parts, Settings};
 use crate::endpoint::BoundSocket;
 use crate::error::StartError;
 use crate::health::Health;
@@ -93,10 +93,13 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
                 let reason = format!("{} is not a folder that can be read", folder.display());
                 return Err(bad_flag("--secret-provider-classes", reason));
             }
-            (Classes::Folder(Folder::new(folder.clone())), ServiceAccounts::Folder(folder.clone()))
+            let classes = Classes::Folder(Folder::new(folder.clone()));
+            (classes, ServiceAccounts::Folder(folder.clone()))
         }
         (None, Some(client)) => {
-            (Classes::ApiServer(ApiServer::new(client.clone())), ServiceAccounts::ApiServer(client.clone()))
+            let api_server = ApiServer::new(client.clone());
+            tokio::spawn(api_server.clone().follow());
+            (Classes::ApiServer(api_server), ServiceAccounts::ApiServer(client.clone()))
         }
         (None, None) => return Err(StartError::Kubernetes("none was set up".to_owned())),
     };
@@ -121,7 +124,7 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
     let folders = arguments.additional_provider_volume_paths.iter().chain([&arguments.provider_volume]);
     let folders = folders.filter(|folder| !folder.as_os_str().is_empty()).cloned().collect();
     let providers = ExternalProviders::new(folders, arguments.max_call_recv_msg_size);
-    Ok(Driver::new(settings, classes, accounts, tokens, vault, providers, volumes))
+    Ok(Driver::new(settings, Parts { classes, accounts, tokens, vault, providers, volumes }))
 }
 
 /// Binds the CSI socket, serves it, then announces it to the kubelet; after a signal the other way round.

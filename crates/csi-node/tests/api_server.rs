@@ -96,10 +96,10 @@ async fn classes_are_read_from_the_api_server() {
     let read = async |namespace: &str, name: &str| {
         classes.get(&ClassName { namespace: namespace.to_owned(), name: name.to_owned() }).await
     };
-    let spec = read("shop", "kv").await.unwrap();
+    let spec = read("shop", "kv").await.unwrap().spec;
     assert_eq!((spec.provider.as_str(), spec.parameters["keyvaultName"].as_str()), ("azure", "kv"));
     assert_eq!(
-        read("shop", "empty").await.unwrap().provider,
+        read("shop", "empty").await.unwrap().spec.provider,
         "",
         "what is missing is told by the mount, with its cure"
     );

@@ -3,21 +3,24 @@
 mod api_server;
 mod folder;
 mod secret_objects;
+mod watched;
 
 pub use api_server::ApiServer;
 pub use folder::Folder;
 pub use secret_objects::{SecretObject, SecretObjectData};
+pub use watched::Entry;
 
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// API group of SecretProviderClass.
 pub const GROUP: &str = "secrets-store.csi.x-k8s.io";
 
 /// Namespace and name of a class.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassName {
     /// Namespace, which is always the pod's own.
     pub namespace: String,
@@ -119,15 +122,44 @@ pub enum Classes {
     ApiServer(ApiServer),
 }
 
+/// A class as a mount uses it.
+#[derive(Debug, Clone)]
+pub struct Class {
+    /// What it says.
+    pub spec: Arc<ClassSpec>,
+    /// Whether it was read for this use. What was not may be older than a change made a moment ago.
+    pub live: bool,
+    /// Keeps the class known while a volume uses it.
+    pub lease: Option<Arc<Entry>>,
+}
+
 impl Classes {
-    /// Reads one class as it is now.
+    /// One class: as known, where a watch vouches for that, else read now. When the API server cannot be reached, a class in
+    /// use stays what it was.
     ///
     /// # Errors
     /// [`ClassError`], which names the class and, where there is one, the file.
-    pub async fn get(&self, class: &ClassName) -> Result<ClassSpec, ClassError> {
+    pub async fn get(&self, class: &ClassName) -> Result<Class, ClassError> {
+        self.have(class, false).await
+    }
+
+    /// One class, read now.
+    ///
+    /// # Errors
+    /// As [`Classes::get`].
+    pub async fn get_live(&self, class: &ClassName) -> Result<Class, ClassError> {
+        self.have(class, true).await
+    }
+
+    async fn have(&self, class: &ClassName, live: bool) -> Result<Class, ClassError> {
         match self {
-            Self::Folder(folder) => folder.get(class).await,
-            Self::ApiServer(api_server) => api_server.get(class).await,
+            Self::Folder(folder) => {
+                Ok(Class { spec: Arc::new(folder.get(class).await?), live: true, lease: None })
+            }
+            Self::ApiServer(api_server) => {
+                let had = api_server.get(class, live).await?;
+                Ok(Class { spec: had.spec, live: had.live, lease: Some(had.entry) })
+            }
         }
     }
 }
