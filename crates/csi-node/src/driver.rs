@@ -8,6 +8,7 @@ use crate::csi::request::PublishRequest;
 use crate::error::{MountError, PublishError, UnpublishError};
 use crate::plan::{MountPlan, PlannedIdentity};
 use crate::provider::{ExternalProviders, ProviderName};
+use crate::reporting::{Reporting, Shown};
 use crate::rotation::{Freshness, Known, Schedule};
 use crate::service_account::{Annotations, ServiceAccounts};
 use crate::targets::Targets;
@@ -63,6 +64,8 @@ pub struct Parts {
     pub classes: Classes,
     /// Where service accounts come from.
     pub accounts: ServiceAccounts,
+    /// Who is told what happens.
+    pub reporting: Reporting,
     /// Tokens for pods and VMs.
     pub tokens: Tokens,
     /// Key Vault.
@@ -78,6 +81,7 @@ pub struct Driver {
     settings: Settings,
     classes: Classes,
     accounts: ServiceAccounts,
+    reporting: Reporting,
     tokens: Tokens,
     vault: vault::Client,
     providers: ExternalProviders,
@@ -97,7 +101,7 @@ struct Mounted {
     /// The request it came from, without tokens and secrets.
     request: Arc<PublishRequest>,
     /// The class as it was then; it stays known while the volume is mounted.
-    _class: Class,
+    class: Class,
     source: Source,
     versions: Vec<ObjectVersion>,
     /// Key Vault could not be asked for all of it, and older values stand in.
@@ -206,10 +210,10 @@ impl Selection {
 impl Driver {
     /// Puts the parts together.
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let Parts { classes, accounts, tokens, vault, providers, volumes } = parts;
+        let Parts { classes, accounts, reporting, tokens, vault, providers, volumes } = parts;
         let (volumes, disk) = (Arc::new(volumes), Arc::new(Semaphore::new(MOUNTS_AT_ONCE)));
         let targets = Targets::default();
-        Self { settings, classes, accounts, tokens, vault, providers, volumes, disk, targets }
+        Self { settings, classes, accounts, reporting, tokens, vault, providers, volumes, disk, targets }
     }
 
     /// Mounts a volume, or looks after one that is mounted.
@@ -270,18 +274,20 @@ impl Driver {
         };
         let schedule = &self.settings.schedule;
         let Some(freshness) = schedule.look(&request.pod.namespace, &request.class, known) else {
+            self.reporting.still_there(&request);
             return Ok(Outcome::Fresh);
         };
         let demand = Demand::Call { freshness, first: !complete };
         match self.bring_up_to_date(&request, &demand, deadline).await {
             Ok((change, mounted)) => {
                 let (objects, stood_in) = (mounted.versions.len(), mounted.stood_in);
-                let outcome = match change {
-                    Change::Switched if complete => Outcome::Rotated,
-                    Change::Created | Change::Switched => Outcome::Mounted,
-                    Change::Unchanged if stood_in => Outcome::Kept,
-                    Change::Unchanged => Outcome::Unchanged,
+                let (outcome, shown) = match change {
+                    Change::Switched if complete => (Outcome::Rotated, Shown::Rotated),
+                    Change::Created | Change::Switched => (Outcome::Mounted, Shown::Mounted),
+                    Change::Unchanged if stood_in => (Outcome::Kept, Shown::Unchanged),
+                    Change::Unchanged => (Outcome::Unchanged, Shown::Unchanged),
                 };
+                self.reporting.published(&mounted.request, &mounted.class, &mounted.versions, shown).await;
                 *claim = Some(mounted);
                 tracing::info!(
                     pod = %request.pod, class = %request.class, target = %target, outcome = ?outcome, objects, stale = stood_in,
@@ -296,6 +302,7 @@ impl Driver {
                     pod = %request.pod, class = %request.class, target = %target,
                     error = %error, "keeping the volume's content: it could not be brought up to date"
                 );
+                self.reporting.kept(&request, &error);
                 Ok(Outcome::Kept)
             }
             Err(error) => {
@@ -307,6 +314,7 @@ impl Driver {
                     }
                 }
                 *claim = None;
+                self.reporting.not_mounted(&request.pod, &error);
                 tracing::error!(
                     pod = %request.pod, class = %request.class, target = %target, error = %error,
                     duration_ms = started.elapsed().as_millis(), "publish failed"
@@ -395,7 +403,7 @@ impl Driver {
             self.on_disk(&request.target, write).await?.map_err(|error: VolumeError| failed(error.into()))?;
         let request = Arc::new(request.without_secrets());
         let class = read.clone();
-        Ok((change, Mounted { checked: Some(checked), interval, request, _class: class, source, versions, stood_in }))
+        Ok((change, Mounted { checked: Some(checked), interval, request, class, source, versions, stood_in }))
     }
 
     /// Plan → token → objects.
@@ -586,6 +594,7 @@ impl Driver {
                 });
             };
             *claim = None;
+            driver.reporting.unpublished(&target);
             let removed = driver.on_disk(&target, Volumes::unpublish).await;
             removed.map_err(|error| UnpublishError::Internal {
                 target: target.to_string(),
@@ -640,6 +649,8 @@ impl Driver {
                 (Outcome::Unchanged, None)
             }
             Ok((Change::Created | Change::Switched, mounted)) => {
+                let Mounted { request, class, versions, .. } = &mounted;
+                self.reporting.published(request, class, versions, Shown::Rotated).await;
                 *claim = Some(mounted);
                 self.tidy_later(target.clone());
                 (Outcome::Rotated, None)

@@ -8,6 +8,8 @@
 //!   standalone mode, in a folder of [`manifests`]), [`plan`] works out what it asks for, [`cloud_file`] reads a custom cloud, [`credential`] as whom to ask.
 //! * [`provider`] hands classes of other providers to their sockets.
 //! * [`rotation`] says how fresh a volume has to be and when it is looked after.
+//! * [`reporting`] is what the cluster learns of a mount: [`upkeep`] keeps [`pod_status`] objects in step and tries again what fails,
+//!   [`events`] shows on the pod what happened, [`pod_state`] knows whether the pod still counts.
 //! * [`volume`] is everything that happens on disk: the tmpfs, the atomic writer, unmounting.
 //! * [`targets`] lets one call at a time work on a target path.
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
@@ -26,6 +28,7 @@ pub mod csi;
 pub mod driver;
 pub mod endpoint;
 pub mod error;
+pub mod events;
 pub mod hardening;
 pub mod health;
 pub mod health_server;
@@ -34,11 +37,15 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod node;
 pub mod plan;
+pub mod pod_state;
+pub mod pod_status;
 pub mod provider;
 pub mod registration;
+pub mod reporting;
 pub mod rotation;
 pub mod service_account;
 pub mod startup_taint;
 pub mod targets;
 pub mod telemetry;
+pub mod upkeep;
 pub mod volume;

@@ -6,11 +6,14 @@ use crate::csi::{IdentityService, NodeService};
 use crate::driver::{Driver, Parts, Settings};
 use crate::endpoint::BoundSocket;
 use crate::error::StartError;
+use crate::events::Events;
 use crate::health::Health;
 use crate::provider::ExternalProviders;
 use crate::registration::{self, Announcement};
+use crate::reporting::Reporting;
 use crate::rotation::Schedule;
 use crate::service_account::ServiceAccounts;
+use crate::upkeep::Upkeep;
 use crate::volume::{Options, Volumes};
 use crate::{admin, health_server, http, kubernetes, startup_taint, telemetry};
 use identity::{Allowed, ArcAgent, CloudChoice, TokenProxyConfig, Tokens, VmIdentitySource};
@@ -87,19 +90,23 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
         noexec: arguments.volume_noexec,
         ..Options::default()
     });
-    let (classes, accounts) = match (&arguments.secret_provider_classes, kubernetes) {
+    let (classes, accounts, reporting) = match (&arguments.secret_provider_classes, kubernetes) {
         (Some(folder), _) => {
             if !folder.is_dir() {
                 let reason = format!("{} is not a folder that can be read", folder.display());
                 return Err(bad_flag("--secret-provider-classes", reason));
             }
             let classes = Classes::Folder(Folder::new(folder.clone()));
-            (classes, ServiceAccounts::Folder(folder.clone()))
+            (classes, ServiceAccounts::Folder(folder.clone()), Reporting::Standalone)
         }
         (None, Some(client)) => {
             let api_server = ApiServer::new(client.clone());
             tokio::spawn(api_server.clone().follow());
-            (Classes::ApiServer(api_server), ServiceAccounts::ApiServer(client.clone()))
+            let (classes, node) = (Classes::ApiServer(api_server), node_id(&arguments.node_id));
+            let upkeep = Upkeep::new(client.clone(), &node, classes.clone());
+            tokio::spawn(upkeep.clone().run());
+            let events = Events::start(client.clone(), node);
+            (classes, ServiceAccounts::ApiServer(client.clone()), Reporting::ApiServer { upkeep, events })
         }
         (None, None) => return Err(StartError::Kubernetes("none was set up".to_owned())),
     };
@@ -124,7 +131,7 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
     let folders = arguments.additional_provider_volume_paths.iter().chain([&arguments.provider_volume]);
     let folders = folders.filter(|folder| !folder.as_os_str().is_empty()).cloned().collect();
     let providers = ExternalProviders::new(folders, arguments.max_call_recv_msg_size);
-    Ok(Driver::new(settings, Parts { classes, accounts, tokens, vault, providers, volumes }))
+    Ok(Driver::new(settings, Parts { classes, accounts, reporting, tokens, vault, providers, volumes }))
 }
 
 /// Binds the CSI socket, serves it, then announces it to the kubelet; after a signal the other way round.
