@@ -81,6 +81,23 @@ fn mounts_reach_the_pods() {
 }
 
 #[test]
+fn sockets_of_other_providers_are_found_where_they_are_today() {
+    let objects = rendered!();
+    assert_eq!(objects.flag("--provider-volume"), Some("/var/run/secrets-store-csi-providers"));
+    assert_eq!(
+        objects.flag("--additional-provider-volume-paths"),
+        Some("/etc/kubernetes/secrets-store-csi-providers")
+    );
+    assert_eq!(objects.flag("--max-call-recv-msg-size"), Some("4194304"));
+    assert_eq!(volume_names(&objects)[3..], ["providers-dir", "providers-dir-0"]);
+    let same = rendered!("--set", "linux.providersDir=/p,linux.additionalProvidersDirs={/p,/q}");
+    assert_eq!(same.flag("--additional-provider-volume-paths"), Some("/p,/q"));
+    assert_eq!(volume_names(&same)[3..], ["providers-dir", "providers-dir-1"], "a folder is mounted once");
+    let none = rendered!("--set", "linux.providersDir=,linux.additionalProvidersDirs=null");
+    assert_eq!(volume_names(&none).len(), 3);
+}
+
+#[test]
 fn the_csi_driver_object_can_be_made_of_the_one_of_today() {
     let objects = rendered!("--kube-version", "1.34.0");
     // attachRequired and volumeLifecycleModes are immutable.
