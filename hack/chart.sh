@@ -28,11 +28,12 @@ check)
     for values in "" tests/chart/values/*.yaml; do
         helm lint --quiet --strict deploy/charts/akv-csi ${values:+--values "$values"} >&2
     done
-    "${CARGO:-cargo}" test -q -p chart --test written
+    # For the whole workspace, because with other features everything would be built anew.
+    "${CARGO:-cargo}" test -q --workspace --test written
     ;;
 manifests)
     install_helm
-    AKV_CSI_WRITE=1 "${CARGO:-cargo}" test -q -p chart --test written
+    AKV_CSI_WRITE=1 "${CARGO:-cargo}" test -q --workspace --test written
     ;;
 *)
     fail "usage: $0 install | check | manifests"

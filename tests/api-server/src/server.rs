@@ -113,6 +113,8 @@ impl ApiServer {
             "--token-auth-file=tokens.csv",
             "--authorization-mode=Node,RBAC",
             "--service-cluster-ip-range=10.0.0.0/24",
+            // The driver is privileged, as every CSI node driver.
+            "--allow-privileged=true",
             // Without controllers no namespace gets its default service account, which pods would then miss.
             "--disable-admission-plugins=ServiceAccount",
             "--endpoint-reconciler-type=none",
