@@ -2,6 +2,8 @@
 //! in the kubelet's `plugins_registry` folder; the kubelet finds the socket, asks who is there, calls the driver and says
 //! whether it was taken in. No sidecar is needed for that.
 
+mod authority;
+
 use crate::endpoint::BoundSocket;
 use crate::health::Health;
 use proto::registration::registration_server::{Registration, RegistrationServer};
@@ -10,6 +12,7 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
@@ -75,9 +78,51 @@ pub async fn serve(
     let path = socket_path(folder, &announcement.driver_name);
     let (_socket, listener) = BoundSocket::bind(&path)?;
     tracing::info!(socket = %path.display(), "waiting for the kubelet to register the driver");
+    let connections =
+        UnixListenerStream::new(listener).map(|connection| connection.map(authority::ForLocalhost::new));
     tonic::transport::Server::builder()
         .add_service(RegistrationServer::new(Service { announcement, health }))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(connections, stop)
         .await
         .map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// The kubelet's client names the socket's path as the authority of its requests, which no Rust client can be made to do.
+    #[tokio::test]
+    async fn a_request_for_the_sockets_path_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let announcement =
+            Announcement { driver_name: "test.csi".to_owned(), endpoint: "/plugins/csi.sock".into() };
+        let path = socket_path(folder.path(), "test.csi");
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = tokio::spawn({
+            let folder = folder.path().to_owned();
+            async move {
+                let stopped = async { drop(stopped.await) };
+                serve(&folder, announcement, Arc::new(Health::new(true)), stopped).await
+            }
+        });
+        let mut kubelet = loop {
+            match tokio::net::UnixStream::connect(&path).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let request = authority::get_info("%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Ftest.csi-reg.sock");
+        kubelet.write_all(&request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.windows(9).any(|bytes| bytes == b"CSIPlugin") {
+            let read = kubelet.read_buf(&mut answer).await.unwrap();
+            // RST_STREAM is what a strict server answers.
+            assert!(read > 0 && !answer.windows(5).any(|bytes| bytes == [0, 0, 4, 3, 0]), "{answer:?}");
+        }
+        drop(kubelet);
+        drop(stop);
+        served.await.unwrap().unwrap();
+    }
 }
