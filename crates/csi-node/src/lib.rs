@@ -3,7 +3,8 @@
 //! Where to look:
 //!
 //! * [`driver`] is the way of one mount, top to bottom; start reading there.
-//! * [`csi`] holds the services the kubelet calls, [`registration`] how the kubelet learns of them, [`endpoint`] the socket.
+//! * [`csi`] holds the services the kubelet calls, [`registration`] how the kubelet learns of them, [`endpoint`] the socket,
+//!   `authority` what makes its clients' requests acceptable.
 //! * [`class`] finds the SecretProviderClass, [`service_account`] the pod's service account (both in a cluster or, in
 //!   standalone mode, in a folder of [`manifests`]), [`plan`] works out what it asks for, [`cloud_file`] reads a custom cloud, [`credential`] as whom to ask.
 //! * [`provider`] hands classes of other providers to their sockets.
@@ -19,6 +20,7 @@
 //! * [`error`] has every way to fail, the words for it and the gRPC code.
 
 pub mod admin;
+mod authority;
 pub mod class;
 pub mod cli;
 pub mod cloud_file;

@@ -1,5 +1,6 @@
 //! `akv-csi node`: puts the driver together from its flags, serves it, and takes it down in order.
 
+use crate::authority::ForLocalhost;
 use crate::class::{ApiServer, Classes, Folder};
 use crate::cli::NodeArgs;
 use crate::csi::{IdentityService, NodeService};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use url::Url;
@@ -147,13 +149,14 @@ async fn serve(arguments: &NodeArgs, driver: Arc<Driver>, health: Arc<Health>) -
         let _ = stopped.wait_for(|stop| *stop).await;
     };
 
+    let connections = UnixListenerStream::new(listener).map(|connection| connection.map(ForLocalhost::new));
     let csi = Server::builder()
         .add_service(IdentityServer::new(IdentityService::new(
             arguments.driver_name.clone(),
             Arc::clone(&health),
         )))
         .add_service(NodeServer::new(NodeService::new(Arc::clone(&driver), node_id(&arguments.node_id))))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), when_stopped(stopped.clone()));
+        .serve_with_incoming_shutdown(connections, when_stopped(stopped.clone()));
     let mut csi = tokio::spawn(csi);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), endpoint = %arguments.endpoint, driver = %arguments.driver_name, "serving CSI"

@@ -2,8 +2,7 @@
 //! in the kubelet's `plugins_registry` folder; the kubelet finds the socket, asks who is there, calls the driver and says
 //! whether it was taken in. No sidecar is needed for that.
 
-mod authority;
-
+use crate::authority::ForLocalhost;
 use crate::endpoint::BoundSocket;
 use crate::health::Health;
 use proto::registration::registration_server::{Registration, RegistrationServer};
@@ -78,8 +77,7 @@ pub async fn serve(
     let path = socket_path(folder, &announcement.driver_name);
     let (_socket, listener) = BoundSocket::bind(&path)?;
     tracing::info!(socket = %path.display(), "waiting for the kubelet to register the driver");
-    let connections =
-        UnixListenerStream::new(listener).map(|connection| connection.map(authority::ForLocalhost::new));
+    let connections = UnixListenerStream::new(listener).map(|connection| connection.map(ForLocalhost::new));
     tonic::transport::Server::builder()
         .add_service(RegistrationServer::new(Service { announcement, health }))
         .serve_with_incoming_shutdown(connections, stop)
@@ -113,7 +111,8 @@ mod tests {
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        let request = authority::get_info("%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Ftest.csi-reg.sock");
+        let request =
+            crate::authority::get_info("%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Ftest.csi-reg.sock");
         kubelet.write_all(&request).await.unwrap();
         let mut answer = Vec::new();
         while !answer.windows(9).any(|bytes| bytes == b"CSIPlugin") {

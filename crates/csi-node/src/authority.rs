@@ -1,9 +1,9 @@
-//! Makes the kubelet's requests acceptable to an HTTP/2 server that is strict about names.
+//! Makes requests acceptable to an HTTP/2 server that is strict about names.
 //!
-//! When the kubelet calls a plugin's registration socket, its gRPC client sends the socket's path, percent-encoded, as the
-//! request's `:authority`. RFC 3986 has no such host, and the server resets the stream with PROTOCOL_ERROR before any code of
-//! ours sees it: <https://github.com/kubernetes/kubernetes/issues/109081>. On this one socket the name means nothing, so it
-//! is replaced by `localhost` on its way in. The CSI socket needs none of this: there the kubelet says `localhost` itself.
+//! Many gRPC clients send the path of a unix socket, percent-encoded, as the request's `:authority`: the kubelet's on plugins'
+//! registration sockets, and others on any. RFC 3986 has no such host, and the server resets the stream with PROTOCOL_ERROR
+//! before any code of ours sees it: <https://github.com/kubernetes/kubernetes/issues/109081>. On a socket that serves nothing
+//! else the name means nothing, so it is replaced by `localhost` on its way in.
 
 use std::io;
 use std::pin::Pin;
@@ -25,6 +25,8 @@ const PRIORITY: u8 = 0x20;
 const PRIORITY_FIELDS: usize = 5;
 /// Where HPACK's static table has `:authority` (RFC 7541, appendix A).
 const AUTHORITY: usize = 1;
+/// The same as a string: gRPC's C core, and with it Python's and Ruby's clients, do not use the table for it.
+const AUTHORITY_SPELLED: &[u8] = b"\x0a:authority";
 
 /// A connection whose requests are all for `localhost`.
 #[derive(Debug)]
@@ -196,12 +198,15 @@ fn rewrite_block(block: &[u8]) -> Option<Vec<u8>> {
         let (name, after) = integer(rest, prefix)?;
         rest = after;
         if literal {
+            let mut spelled: &[u8] = &[];
             if name == 0 {
+                spelled = rest;
                 rest = after_string(rest)?;
+                spelled = spelled.get(..spelled.len() - rest.len())?;
             }
             let value = rest;
             rest = after_string(rest)?;
-            if name == AUTHORITY {
+            if name == AUTHORITY || spelled == AUTHORITY_SPELLED {
                 out.extend_from_slice(field.get(..field.len() - value.len())?);
                 out.extend_from_slice(b"\x09localhost");
                 continue;
@@ -290,6 +295,19 @@ mod tests {
     #[test]
     fn the_authority_becomes_localhost_and_nothing_else_changes() {
         assert_eq!(rewritten(&[&request(KUBELET)]), request("localhost"));
+    }
+
+    #[test]
+    fn the_name_may_be_spelled_out() {
+        let block = |value: &str| {
+            let length = u8::try_from(value.len()).unwrap();
+            [b"\x83\x40\x0a:authority".as_slice(), &[length], value.as_bytes(), b"\x40\x02te\x08trailers"]
+                .concat()
+        };
+        assert_eq!(rewrite_block(&block("tmp%2Fcsi.sock")), Some(block("localhost")));
+        // A value that happens to be the name is a value.
+        let other = b"\x40\x01x\x0a:authority".as_slice();
+        assert_eq!(rewrite_block(other), Some(other.to_vec()));
     }
 
     proptest! {
