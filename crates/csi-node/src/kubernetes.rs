@@ -5,6 +5,7 @@ mod changes;
 pub use changes::{Change, Followed, follow};
 
 use crate::error::StartError;
+use axum::http::Uri;
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -31,10 +32,24 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, StartError> {
         }
         None => Config::infer().await.map_err(|error| failed(&error))?,
     };
+    // What the environment says is for Azure. A pod reaches its API server directly, so it is the same with a kubeconfig; and
+    // NO_PROXY, which would have to be heeded then, is compared with the proxy's own address by this client.
+    if config.proxy_url.is_some() && config.proxy_url == proxy_of_environment() {
+        config.proxy_url = None;
+    }
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(READ);
     config.reset_reader_on_write = true;
     Client::try_from(config).map_err(|error| failed(&error))
+}
+
+/// The proxy that the client takes from the environment where a kubeconfig names none.
+fn proxy_of_environment() -> Option<Uri> {
+    ["HTTPS_PROXY", "https_proxy"]
+        .into_iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|value| !value.is_empty())
+        .and_then(|value| value.parse().ok())
 }
 
 /// How long to wait before try number `attempt` (from 1) of something that failed: 1 s, doubling up to a minute, a quarter more

@@ -29,6 +29,8 @@ pub struct StageOptions {
     pub custom_cloud: Option<(String, String)>,
     /// Whether tokens come in the request's secrets (Kubernetes 1.35 and later) or in the volume context.
     pub tokens_in_secrets: bool,
+    /// Configuration of the API server that classes come from. Without one they come from files; see [`Stage::deploy`].
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl Default for StageOptions {
@@ -39,6 +41,7 @@ impl Default for StageOptions {
             republish: Duration::from_secs(3600),
             custom_cloud: None,
             tokens_in_secrets: true,
+            kubeconfig: None,
         }
     }
 }
@@ -142,7 +145,7 @@ impl Stage {
             format!("--endpoint=unix://{}", self.socket().display()),
             format!("--node-id={NODE}"),
             format!("--registration-dir={}", self.path("kubelet/plugins_registry").display()),
-            format!("--secret-provider-classes={}", self.path("classes").display()),
+            self.classes(),
         ];
         arguments.extend(self.options.arguments.iter().cloned());
         let environment = self.environment();
@@ -171,7 +174,7 @@ impl Stage {
         let mut arguments = vec![
             format!("--endpoint=unix://{}", self.socket().display()),
             format!("--node-id={NODE}"),
-            format!("--secret-provider-classes={}", self.path("classes").display()),
+            self.classes(),
         ];
         arguments.extend(self.options.arguments.iter().cloned());
         let environment: Vec<_> = self.environment().into_iter().chain(variables).collect();
@@ -179,6 +182,14 @@ impl Stage {
         let driver =
             DriverProcess::start_binary(binary, &self.socket(), &arguments, &environment, &log).await;
         driver.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Where the driver finds classes.
+    fn classes(&self) -> String {
+        match &self.options.kubeconfig {
+            Some(kubeconfig) => format!("--kubeconfig={}", kubeconfig.display()),
+            None => format!("--secret-provider-classes={}", self.path("classes").display()),
+        }
     }
 
     /// Where the driver finds Azure.

@@ -1,0 +1,8 @@
+//! The driver against a real API server, with the rights that `deploy/manifests` gives it and no others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+
+mod classes;
+mod events;
+mod relay;
+mod setting;
+mod statuses;
