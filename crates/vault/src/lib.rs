@@ -5,7 +5,8 @@
 //! * [`Client::fetch`] asks the vault as a [`Credential`], in parallel and inside a deadline, and returns [`Contents`]:
 //!   the files with their modes, and the versions they came from. A [`FetchError`] says what failed, for whom, and what
 //!   cures it.
-//! * What the bytes look like is decided by [`Rendering`] and by pure conversions inside.
+//! * What the bytes look like is decided by [`Rendering`] and by pure conversions inside. [`TlsFile`] takes a file of
+//!   certificates and a key apart again.
 //!
 //! The crate knows nothing of CSI or Kubernetes.
 
@@ -23,7 +24,7 @@ pub use client::{
     Client, ClientOptions, Contents, Credential, Failure, FailureKind, FetchError, FetchRequest, File, Lease,
     ObjectVersion, Priority, Transport, Unreachable,
 };
-pub use convert::Rendering;
+pub use convert::{Rendering, TlsError, TlsFile};
 pub use endpoint::{ResourceMismatch, VaultEndpoint};
 pub use fault::{Fault, Faults};
 pub use name::VaultName;

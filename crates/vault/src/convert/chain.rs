@@ -6,6 +6,8 @@ use super::asn1::{
     BIT_STRING, BOOLEAN, INTEGER, Malformed, OCTET_STRING, OID, Reader, SEQUENCE, SET, context,
 };
 
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
+
 /// Why certificates cannot be ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ChainError {
@@ -57,6 +59,51 @@ pub(super) fn order<T: AsRef<[u8]>>(certificates: &[T]) -> Result<Option<Vec<usi
         next = parents[certificate];
     }
     Ok((walk.len() == links.len()).then_some(walk))
+}
+
+/// Whether a certificate is there to prove others: its basic constraints say so (RFC 5280 §4.2.1.9), or it is its own
+/// issuer, which only ever proves itself by being trusted.
+///
+/// # Errors
+/// When it cannot be read that far.
+pub(super) fn is_authority(certificate: &[u8]) -> Result<bool, ChainError> {
+    let broken = malformed("malformed certificate");
+    let mut body = Reader::new(certificate)
+        .inside(SEQUENCE)
+        .and_then(|mut certificate| certificate.inside(SEQUENCE))
+        .map_err(&broken)?;
+    let mut next = |tag| {
+        body.optional(context(0))?;
+        body.expect(tag)
+    };
+    let (Ok(_serial), Ok(_algorithm), Ok(issuer), Ok(_validity), Ok(subject), Ok(_key)) =
+        (next(INTEGER), next(SEQUENCE), next(SEQUENCE), next(SEQUENCE), next(SEQUENCE), next(SEQUENCE))
+    else {
+        return Err(ChainError::Certificate("malformed tbs certificate"));
+    };
+    if issuer == subject {
+        return Ok(true);
+    }
+    while !body.is_empty() {
+        let value = body.any().map_err(&broken)?;
+        if value.tag == context(3) {
+            return says_authority(value.content).map_err(malformed("malformed extensions"));
+        }
+    }
+    Ok(false)
+}
+
+fn says_authority(extensions: &[u8]) -> Result<bool, Malformed> {
+    let mut extensions = Reader::new(extensions).inside(SEQUENCE)?;
+    while !extensions.is_empty() {
+        let mut extension = extensions.inside(SEQUENCE)?;
+        if extension.expect(OID)? == BASIC_CONSTRAINTS {
+            extension.optional(BOOLEAN)?;
+            let mut constraints = Reader::new(extension.expect(OCTET_STRING)?).inside(SEQUENCE)?;
+            return Ok(constraints.optional(BOOLEAN)? == Some(&[0xff]));
+        }
+    }
+    Ok(false)
 }
 
 fn malformed(what: &'static str) -> impl Fn(Malformed) -> ChainError {
@@ -133,7 +180,6 @@ fn name(body: &mut Reader<'_>) -> Result<(), ChainError> {
 fn extensions_into<'a>(links: &mut Links<'a>, extensions: &'a [u8]) -> Result<(), ChainError> {
     const SUBJECT_KEY: &[u8] = &[0x55, 0x1d, 14];
     const AUTHORITY_KEY: &[u8] = &[0x55, 0x1d, 35];
-    const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
     let broken = malformed("malformed extension");
     let mut extensions =
         Reader::new(extensions).inside(SEQUENCE).map_err(malformed("malformed extensions"))?;

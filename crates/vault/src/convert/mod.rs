@@ -9,9 +9,11 @@ mod pem;
 mod pfx;
 mod pkcs8;
 mod secret;
+mod tls;
 
 pub(crate) use encoding::{EncodingError, base64_decoded};
 pub(crate) use jwk::Jwk;
+pub use tls::{TlsError, TlsFile};
 
 use zeroize::Zeroizing;
 

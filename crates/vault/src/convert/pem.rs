@@ -16,16 +16,25 @@ pub(super) struct Block {
     /// Names and values between `BEGIN` and the body; a later one replaces an earlier one.
     headers: Vec<(Vec<u8>, Vec<u8>)>,
     /// The decoded body.
-    body: Zeroizing<Vec<u8>>,
+    pub(super) body: Zeroizing<Vec<u8>>,
 }
 
 /// Appends one block without headers.
 pub(super) fn write(out: &mut Zeroizing<Vec<u8>>, label: &[u8], body: &[u8]) {
-    let block = Block { label: label.to_vec(), headers: Vec::new(), body: Zeroizing::new(body.to_vec()) };
-    block.write(out);
+    Block::new(label, Zeroizing::new(body.to_vec())).write(out);
 }
 
 impl Block {
+    /// A block without headers.
+    pub(super) fn new(label: &[u8], body: Zeroizing<Vec<u8>>) -> Self {
+        Self { label: label.to_vec(), headers: Vec::new(), body }
+    }
+
+    /// Whether the body is encrypted in the way of RFC 1421 §4.6.1.1, as older OpenSSLs write keys.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.headers.iter().any(|(name, value)| name == b"Proc-Type" && value.ends_with(b"ENCRYPTED"))
+    }
+
     /// Appends the block in the one canonical form. One that cannot have it is left out, as Go does.
     pub(super) fn write(&self, out: &mut Zeroizing<Vec<u8>>) {
         let encoded = Zeroizing::new(BASE64_STANDARD.encode(self.body.as_slice()));

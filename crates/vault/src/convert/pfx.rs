@@ -115,6 +115,20 @@ pub(super) fn open(pfx: &[u8]) -> Result<Archive, PfxError> {
     outcome
 }
 
+/// Opens an `EncryptedPrivateKeyInfo` (RFC 5958 §3) whose password is empty.
+///
+/// # Errors
+/// When it is malformed, uses an unknown algorithm, or has another password.
+pub(super) fn open_key(key: &[u8]) -> Result<Zeroizing<Vec<u8>>, PfxError> {
+    let mut shrouded = Reader::new(key).inside(SEQUENCE)?;
+    let algorithm = shrouded.expect(SEQUENCE)?;
+    let encrypted = shrouded.expect(OCTET_STRING)?;
+    let key = decrypt(algorithm, encrypted, Password::Terminator)?;
+    // A wrong password may leave something that only looks padded.
+    Reader::new(&key).expect(SEQUENCE).map_err(|_| PfxError::Password)?;
+    Ok(key)
+}
+
 /// Which form of the empty password a MAC was made with.
 fn password_of(mac: &[u8], message: &[u8]) -> Result<Password, PfxError> {
     let mut mac = Reader::new(mac);

@@ -8,7 +8,8 @@ use zeroize::Zeroizing;
 
 use super::{
     asn1::{
-        BIT_STRING, Malformed, NULL, OCTET_STRING, OID, Reader, SEQUENCE, context, dotted, unsigned, value,
+        BIT_STRING, INTEGER, Malformed, NULL, OCTET_STRING, OID, Reader, SEQUENCE, context, dotted, unsigned,
+        value,
     },
     curve::Curve,
 };
@@ -53,8 +54,8 @@ pub(super) fn canonical(info: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         RSA => (value(NULL, &[]), rsa(key)?),
         EC => {
             let curve = algorithm.optional(OID)?;
-            let (curve, key) = ec(curve, key)?;
-            (value(OID, &[curve.oid()]), key)
+            let key = Ec::read(curve, key)?;
+            (value(OID, &[key.curve.oid()]), key.write(&[]))
         }
         ED25519 => {
             let seed = Reader::new(key).expect(OCTET_STRING).map_err(|_| KeyError::Ed25519)?;
@@ -69,23 +70,76 @@ pub(super) fn canonical(info: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     Ok(value(SEQUENCE, &[&unsigned(&[]), &algorithm, &value(OCTET_STRING, &[&key])]))
 }
 
-/// `ECPrivateKey` (RFC 5915 §3): without parameters, with a computed public key.
-fn ec(curve: Option<&[u8]>, key: &[u8]) -> Result<(Curve, Zeroizing<Vec<u8>>), KeyError> {
-    let mut key = Reader::new(key).inside(SEQUENCE)?;
-    if key.small()? != 1 {
-        return Err(KeyError::Ec("unknown EC private key version"));
+/// A private key in the form that is older than PKCS#8, where its kind has one.
+pub(super) enum Traditional {
+    /// `RSAPrivateKey` (RFC 8017 A.1.2).
+    Rsa(Zeroizing<Vec<u8>>),
+    /// `ECPrivateKey` with its curve (RFC 5915 §3).
+    Ec(Zeroizing<Vec<u8>>),
+    /// A canonical `PrivateKeyInfo` of another kind of key.
+    Pkcs8(Zeroizing<Vec<u8>>),
+}
+
+/// Any of the three forms in, the oldest of the key's kind out.
+///
+/// # Errors
+/// As [`canonical`].
+pub(super) fn traditional(key: &[u8]) -> Result<Traditional, KeyError> {
+    let mut fields = Reader::new(key).inside(SEQUENCE)?;
+    fields.integer()?;
+    // What follows the version tells the forms apart: a number of RSA, an octet string of SEC 1, an algorithm of PKCS#8.
+    if fields.optional(INTEGER)?.is_some() {
+        return Ok(Traditional::Rsa(rsa(key)?));
     }
-    let private = key.expect(OCTET_STRING)?;
-    let curve = match (curve, key.optional(context(0))?) {
-        (Some(oid), _) => oid,
-        (None, Some(named)) => Reader::new(named).expect(OID)?,
-        (None, None) => return Err(KeyError::Ec("unknown elliptic curve")),
-    };
-    let curve = Curve::by_oid(curve).ok_or(KeyError::Ec("unknown elliptic curve"))?;
-    let private = curve.padded(private).ok_or(KeyError::Ec("invalid private key length"))?;
-    let public = curve.public_point(&private).ok_or(KeyError::Ec("invalid private key value"))?;
-    let public = value(context(1), &[&value(BIT_STRING, &[&[0], &public])]);
-    Ok((curve, value(SEQUENCE, &[&unsigned(&[1]), &value(OCTET_STRING, &[&private]), &public])))
+    if fields.optional(OCTET_STRING)?.is_some() {
+        return Ok(Traditional::Ec(Ec::read(None, key)?.write_with_curve()));
+    }
+    let mut algorithm = fields.inside(SEQUENCE)?;
+    match algorithm.expect(OID)? {
+        RSA => Ok(Traditional::Rsa(rsa(fields.expect(OCTET_STRING)?)?)),
+        EC => {
+            let curve = algorithm.optional(OID)?;
+            Ok(Traditional::Ec(Ec::read(curve, fields.expect(OCTET_STRING)?)?.write_with_curve()))
+        }
+        _ => Ok(Traditional::Pkcs8(canonical(key)?)),
+    }
+}
+
+/// A key on a curve, with a computed public key.
+struct Ec {
+    curve: Curve,
+    private: Zeroizing<Vec<u8>>,
+    public: Vec<u8>,
+}
+
+impl Ec {
+    /// Reads an `ECPrivateKey` (RFC 5915 §3), whose curve may be named around it.
+    fn read(curve: Option<&[u8]>, key: &[u8]) -> Result<Self, KeyError> {
+        let mut key = Reader::new(key).inside(SEQUENCE)?;
+        if key.small()? != 1 {
+            return Err(KeyError::Ec("unknown EC private key version"));
+        }
+        let private = key.expect(OCTET_STRING)?;
+        let curve = match (curve, key.optional(context(0))?) {
+            (Some(oid), _) => oid,
+            (None, Some(named)) => Reader::new(named).expect(OID)?,
+            (None, None) => return Err(KeyError::Ec("unknown elliptic curve")),
+        };
+        let curve = Curve::by_oid(curve).ok_or(KeyError::Ec("unknown elliptic curve"))?;
+        let private = curve.padded(private).ok_or(KeyError::Ec("invalid private key length"))?;
+        let public = curve.public_point(&private).ok_or(KeyError::Ec("invalid private key value"))?;
+        Ok(Self { curve, private, public })
+    }
+
+    fn write(&self, parameters: &[u8]) -> Zeroizing<Vec<u8>> {
+        let public = value(context(1), &[&value(BIT_STRING, &[&[0], &self.public])]);
+        let private = value(OCTET_STRING, &[&self.private]);
+        value(SEQUENCE, &[&unsigned(&[1]), &private, parameters, &public])
+    }
+
+    fn write_with_curve(&self) -> Zeroizing<Vec<u8>> {
+        self.write(&value(context(0), &[&value(OID, &[self.curve.oid()])]))
+    }
 }
 
 /// A number that is wiped, with just the arithmetic needed here.

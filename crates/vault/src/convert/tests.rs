@@ -11,6 +11,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod tls;
+
 /// A folder in which `openssl` works.
 struct OpenSsl(TempDir);
 
