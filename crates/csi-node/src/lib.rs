@@ -12,6 +12,7 @@
 //! * [`reporting`] is what the cluster learns of a mount: [`upkeep`] keeps [`pod_status`] objects in step and tries again what fails,
 //!   [`events`] shows on the pod what happened, [`pod_state`] knows whether the pod still counts.
 //! * [`volume`] is everything that happens on disk: the tmpfs, the atomic writer, unmounting.
+//! * [`synced_secret`] keeps Kubernetes Secrets in step with the mounted files.
 //! * [`targets`] lets one call at a time work on a target path.
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
 //!   its parts.
@@ -47,6 +48,7 @@ pub mod reporting;
 pub mod rotation;
 pub mod service_account;
 pub mod startup_taint;
+pub mod synced_secret;
 pub mod targets;
 pub mod telemetry;
 pub mod upkeep;
