@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use chart::{Objects, helm, render, values};
+use csi_node::cli::{Cli, Command};
 use serde_json::{Value, json};
 
 /// Renders with these arguments; ends the test where there is no Helm.
@@ -67,6 +68,7 @@ fn by_default_it_is_one_container_with_the_names_people_rely_on() {
         Some("/var/lib/kubelet/plugins/csi-secrets-store/csi.sock")
     );
     assert_eq!(hooks(&objects), ["pre-delete", "pre-install,pre-upgrade"]);
+    driver_takes(&objects);
 }
 
 #[test]
@@ -125,6 +127,32 @@ fn tokens_come_as_secrets_where_the_cluster_can() {
     assert_eq!(
         in_secrets(&rendered!("--kube-version", "1.35.0", "--set-json", "tokenRequests=[]")),
         Value::Null
+    );
+}
+
+#[test]
+fn the_driver_has_the_rights_its_code_names_and_no_others() {
+    let objects = rendered!("--set", "startupTaint=a/b,syncSecret.enabled=true");
+    let mut granted = Vec::new();
+    for role in ["secretproviderclasses-role", "secretprovidersyncing-role"] {
+        for rule in objects.get("ClusterRole", role)["rules"].as_array().unwrap() {
+            let mut verbs: Vec<_> =
+                rule["verbs"].as_array().unwrap().iter().map(|verb| verb.as_str().unwrap()).collect();
+            verbs.sort_unstable();
+            granted.push(format!("{}: [{}]", rule["resources"][0].as_str().unwrap(), verbs.join(", ")));
+        }
+    }
+    assert_eq!(
+        granted,
+        [
+            "secretproviderclasses: [get, list, watch]",
+            "secretproviderclasspodstatuses: [create, get, list, update, watch]",
+            "events: [create, patch]",
+            "pods: [get]",
+            "serviceaccounts: [get]",
+            "nodes: [get, patch]",
+            "secrets: [create, get, patch]",
+        ]
     );
 }
 
@@ -189,7 +217,9 @@ fn the_default_values_of_the_umbrella_chart_are_taken() {
     assert_eq!(objects.container()["image"], "akv-csi:0.1.0");
     assert_eq!(objects.container()["resources"]["limits"], json!({"memory": "256Mi"}));
     assert_eq!(objects.flag("--metrics-addr"), Some(":8080"));
+    assert_eq!(objects.flag("--prometheus-port"), Some("8898"), "where the provider's metrics were");
     assert_eq!(objects.flag("--rotation-poll-interval"), Some("2m"));
+    driver_takes(&objects);
     assert_eq!(objects.daemon_set()["metadata"]["name"], "secrets-store-csi-driver");
 }
 
@@ -306,7 +336,7 @@ fn own_settings_become_flags() {
         "--set",
         "vmIdentityNamespaces={shop,bank},allowedTenants={t1},allowedClouds={}",
         "--set",
-        "tokenProxyURL=https://proxy,sniName=s,mountFreshness=1s,publishTimeout=50s,volume.size=134217728,volume.noexec=true",
+        "tokenProxyURL=https://proxy,sniName=s,mountFreshness=1s,staleIfError=2h,publishTimeout=50s,volume.size=134217728,volume.noexec=true",
         "--set",
         "livenessProbe.port=19808,linux.customUserAgent=a b,extraArgs={--admin-socket=/csi/a.sock}",
     );
@@ -321,6 +351,7 @@ fn own_settings_become_flags() {
         ("--token-proxy-url", "https://proxy"),
         ("--sni-name", "s"),
         ("--mount-freshness", "1s"),
+        ("--stale-if-error", "2h"),
         ("--publish-timeout", "50s"),
         ("--volume-size", "134217728"),
         ("--volume-noexec", "true"),
@@ -330,6 +361,13 @@ fn own_settings_become_flags() {
     ] {
         assert_eq!(objects.flag(flag), Some(value), "{flag}");
     }
+    driver_takes(&objects);
+}
+
+/// The driver itself takes the arguments.
+fn driver_takes(objects: &Objects) {
+    let line = ["akv-csi"].into_iter().chain(objects.arguments()).map(Into::into);
+    assert!(matches!(Cli::read(line).unwrap().command, Command::Node(_)));
 }
 
 #[test]

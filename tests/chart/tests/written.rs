@@ -78,6 +78,23 @@ fn the_readme_has_every_value() {
 }
 
 #[test]
+fn what_the_schema_takes_is_explained() {
+    let read = |name: &str| chart::yaml(&fs::read_to_string(chart().join(name)).unwrap()).unwrap();
+    let (schema, values) = (read("values.schema.json"), read("values.yaml"));
+    // The README tells about these in sentences.
+    let elsewhere = ["global", "windows", "secrets-store-csi-driver", "Azure"];
+    let retired = serde_json::json!({"$ref": "#/definitions/retired"});
+    for (properties, defaults) in
+        [(&schema["properties"], &values), (&schema["definitions"]["linux"]["properties"], &values["linux"])]
+    {
+        for (name, property) in properties.as_object().unwrap() {
+            let told = *property == retired || elsewhere.contains(&name.as_str());
+            assert_ne!(told, defaults.get(name).is_some(), "{name}: in values.yaml, or retired");
+        }
+    }
+}
+
+#[test]
 fn the_chart_has_the_version_of_the_program() {
     let text = fs::read_to_string(chart().join("Chart.yaml")).unwrap();
     let chart = chart::yaml(&text).unwrap();

@@ -28,7 +28,8 @@ once how things are named. What it decides is in .Values.settled.
 {{- $_ := set $settled "selector" .spec.selector.matchLabels }}
 {{- end }}
 {{- end }}
-{{- include "akv-csi.overlay" (list .Values $nested) }}
+{{- /* Up here that is the provider's port. The driver chart has none at this place. */}}
+{{- include "akv-csi.overlay" (list .Values (omit $nested "metricsAddr")) }}
 {{- $_ := set .Values "settled" $settled }}
 {{- end }}
 {{- end }}
