@@ -233,13 +233,15 @@ async fn a_release_of_the_driver_chart_keeps_its_daemon_set() {
     let Some(cluster) = Cluster::start().await else { return };
     cluster.install("csi", &driver(), &["--set", "nameOverride=vault-csi"]).await.unwrap();
     let before = cluster.get("DaemonSet", "csi-vault-csi").await;
-    // A DaemonSet of another release is not mistaken for this one's.
-    let names = "secretproviderclasses-role";
-    assert!(cluster.names("ClusterRole").await.contains(&names.to_owned()));
+    // That of another release, or of kubectl, is not mistaken for this release's.
+    let mut foreign = serde_json::to_value(&before).unwrap();
+    foreign["metadata"] =
+        json!({"name": "z-foreign-one", "annotations": {"meta.helm.sh/release-name": "other"}});
+    cluster.create("DaemonSet", foreign).await;
     let notes =
         cluster.upgrade("csi", &["--reset-then-reuse-values", "--set", "nameOverride=other"]).await.unwrap();
     assert!(notes.contains("keeps the name csi-vault-csi"), "{notes}");
-    assert_eq!(cluster.names("DaemonSet").await, ["csi-vault-csi"]);
+    assert_eq!(cluster.names("DaemonSet").await, ["csi-vault-csi", "z-foreign-one"]);
     let after = cluster.get("DaemonSet", "csi-vault-csi").await;
     assert_eq!(after.uid(), before.uid());
     assert_eq!(containers(&after), ["akv-csi:0.1.0"]);

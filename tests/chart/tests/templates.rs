@@ -246,6 +246,8 @@ fn nested_false_wins_over_true() {
         ["--set", "syncSecret.enabled=true", "--set", "secrets-store-csi-driver.syncSecret.enabled=false"];
     let objects = rendered!(both[0], both[1], both[2], both[3]);
     assert!(objects.find("ClusterRole", "secretprovidersyncing-role").is_none());
+    let port = rendered!("--set", "secrets-store-csi-driver.metricsAddr=:8080");
+    assert_eq!(port.flag("--prometheus-port"), None, "the driver chart has no such value");
     let none = rendered!("--set", "secrets-store-csi-driver.linux.enabled=false");
     assert!(none.find("DaemonSet", "").is_none());
 }
