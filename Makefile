@@ -46,8 +46,20 @@ bench: prepare
 manifests:
 	@hack/chart.sh manifests
 
+# The driver in a real single-node Kubernetes, every case; as root. The first run builds Kubernetes, which takes a while.
+e2e:
+	@hack/cluster.sh e2e
+
+# The same cluster, left running for work by hand.
+cluster:
+	@hack/cluster.sh up
+
+# The image: a static binary and CA certificates, as a tar for ctr, podman and docker. ARCH=arm64 for the other one.
+image:
+	@hack/image.sh $(if $(ARCH),--arch $(ARCH))
+
 # The optimised binary.
 build:
 	$(CARGO) build --release -p csi-node
 
-.PHONY: help demo test prepare check fuzz bench manifests build
+.PHONY: help demo test prepare check fuzz bench manifests e2e cluster image build

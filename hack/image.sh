@@ -46,7 +46,7 @@ else
     cross=$machine-linux-gnu-gcc
     command -v "$cross" >/dev/null || apt_install "gcc-$machine-linux-gnu" "libc6-dev-$architecture-cross"
     rustup target add "$target" >/dev/null 2>&1 || fail "image.sh: rustup has no $target for this toolchain"
-    export "CC_$variable=$cross" "CARGO_TARGET_$(tr a-z A-Z <<<"$variable")_LINKER=$cross"
+    export "CC_$variable=$cross" "CARGO_TARGET_${variable^^}_LINKER=$cross"
 fi
 
 say "building akv-csi for $target ($profile)"
