@@ -10,6 +10,8 @@ command -v curl >/dev/null || missing+=(curl)
 if [ "$what" = test ]; then
     command -v openssl >/dev/null || missing+=(openssl)
     command -v findmnt >/dev/null || missing+=(util-linux)
+    # For tests with a real API server. Elsewhere than in CI those are left out where one is not built yet, which takes minutes.
+    [ -z "${CI:-}" ] || command -v etcd >/dev/null || missing+=(etcd-server)
 fi
 [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
 
@@ -27,3 +29,4 @@ if [ "$what" = fuzz ]; then
     command -v g++ >/dev/null || apt_install g++
     rustc +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
 fi
+if [ "$what" = test ] && [ -n "${CI:-}" ]; then "$root/hack/kubernetes/build.sh" kube-apiserver >/dev/null; fi
