@@ -12,7 +12,7 @@ use crate::reporting::{Reporting, Shown};
 use crate::rotation::{Freshness, Known, Schedule};
 use crate::service_account::{Annotations, ServiceAccounts};
 use crate::targets::Targets;
-use crate::volume::{Change, Group, Payload, State, TargetPath, VolumeError, Volumes};
+use crate::volume::{Change, Group, Payload, PayloadDigest, Seal, State, TargetPath, VolumeError, Volumes};
 use identity::{Cloud, CloudChoice, Policy, Tokens};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -106,6 +106,17 @@ struct Mounted {
     versions: Vec<ObjectVersion>,
     /// Key Vault could not be asked for all of it, and older values stand in.
     stood_in: bool,
+    /// What is on disk, if that was compared with what should be there.
+    proven: Option<Proven>,
+}
+
+/// That a volume shows what it should.
+#[derive(Debug, Clone)]
+struct Proven {
+    /// What it looks like on disk.
+    seal: Seal,
+    /// What was written.
+    digest: PayloadDigest,
 }
 
 /// Where a volume's content came from.
@@ -261,8 +272,13 @@ impl Driver {
 
         // What is on disk decides, not what is remembered: only a mount whose `..data` resolves is a published volume.
         let mount_failed = |step| PublishError::Mount { pod: request.pod.clone(), step };
-        let state =
-            self.on_disk(&target, Volumes::recover).await?.map_err(|error| mount_failed(error.into()))?;
+        let proven = claim.as_ref().and_then(|mounted| mounted.proven.clone());
+        let look = move |volumes: &Volumes, target: &TargetPath| match proven {
+            Some(proven) if volumes.is_as_sealed(target, &proven.seal) => Ok((State::Complete, Some(proven))),
+            _ => volumes.recover(target).map(|state| (state, None)),
+        };
+        let (state, proven) =
+            self.on_disk(&target, look).await?.map_err(|error: VolumeError| mount_failed(error.into()))?;
         let complete = matches!(state, State::Complete);
         let known = match claim.as_ref() {
             _ if !complete => Known::Nothing,
@@ -278,7 +294,7 @@ impl Driver {
             return Ok(Outcome::Fresh);
         };
         let demand = Demand::Call { freshness, first: !complete };
-        match self.bring_up_to_date(&request, &demand, deadline).await {
+        match self.bring_up_to_date(&request, &demand, proven, deadline).await {
             Ok((change, mounted)) => {
                 let (objects, stood_in) = (mounted.versions.len(), mounted.stood_in);
                 let (outcome, shown) = match change {
@@ -329,6 +345,7 @@ impl Driver {
         &self,
         request: &PublishRequest,
         demand: &Demand<'_>,
+        proven: Option<Proven>,
         deadline: Instant,
     ) -> Result<(Change, Mounted), PublishError> {
         let pod = &request.pod;
@@ -393,17 +410,26 @@ impl Driver {
         let nothing_new = files.is_empty();
         let payload = Payload::new(files).map_err(|error| failed(error.into()))?;
         let group = request.group.map(Group);
-        let write = move |volumes: &Volumes, target: &TargetPath| {
-            if nothing_new && volumes.state(target)? == State::Complete {
-                return Ok(Change::Unchanged);
+        let digest = payload.digest(group);
+        let (change, proven) = match proven {
+            // Neither what is to be shown nor what is on disk has changed since the two were compared.
+            Some(proven) if proven.digest == digest => (Change::Unchanged, Some(proven)),
+            _ => {
+                let write = move |volumes: &Volumes, target: &TargetPath| {
+                    if nothing_new && volumes.state(target)? == State::Complete {
+                        return Ok((Change::Unchanged, None));
+                    }
+                    let change = volumes.publish(target, &payload, group)?;
+                    Ok((change, volumes.seal(target).map(|seal| Proven { seal, digest })))
+                };
+                let written = self.on_disk(&request.target, write).await?;
+                written.map_err(|error: VolumeError| failed(error.into()))?
             }
-            volumes.publish(target, &payload, group)
         };
-        let change =
-            self.on_disk(&request.target, write).await?.map_err(|error: VolumeError| failed(error.into()))?;
         let request = Arc::new(request.without_secrets());
         let class = read.clone();
-        Ok((change, Mounted { checked: Some(checked), interval, request, class, source, versions, stood_in }))
+        let checked = Some(checked);
+        Ok((change, Mounted { checked, interval, request, class, source, versions, stood_in, proven }))
     }
 
     /// Plan → token → objects.
@@ -634,7 +660,7 @@ impl Driver {
         let request = Arc::clone(&mounted.request);
         let demand = Demand::Refresh { source: &mounted.source };
         let result = match self.on_disk(&target, Volumes::state).await {
-            Ok(Ok(State::Complete)) => self.bring_up_to_date(&request, &demand, deadline).await,
+            Ok(Ok(State::Complete)) => self.bring_up_to_date(&request, &demand, None, deadline).await,
             // The kubelet's next call repairs it.
             Ok(Ok(_)) => Err(PublishError::Internal {
                 target: target.to_string(),

@@ -20,6 +20,7 @@ mod layout;
 mod mountinfo;
 mod payload;
 mod place;
+mod seal;
 mod target;
 mod tmpfs;
 mod unpublish;
@@ -48,7 +49,8 @@ use self::{
 };
 pub use self::{
     error::VolumeError,
-    payload::{FileMode, FilePath, Payload, PayloadFile},
+    payload::{FileMode, FilePath, Payload, PayloadDigest, PayloadFile},
+    seal::Seal,
     target::TargetPath,
 };
 
@@ -246,6 +248,19 @@ impl Volumes {
         }
         drop(place);
         self.state(target)
+    }
+
+    /// What a complete volume looks like now, to be held against it later. One look, no lock; `None` if nothing is complete.
+    pub fn seal(&self, target: &TargetPath) -> Option<Seal> {
+        let place = Place::find(target).ok()??;
+        let Ok(Sight::Tmpfs(root)) = place.look() else { return None };
+        Seal::of(&root).ok()?
+    }
+
+    /// Whether nothing in a volume has changed since it was sealed, which also means that it is complete.
+    pub fn is_as_sealed(&self, target: &TargetPath, seal: &Seal) -> bool {
+        let Ok(Some(place)) = Place::find(target) else { return false };
+        matches!(place.look(), Ok(Sight::Tmpfs(root)) if seal.holds(&root))
     }
 
     /// Removes what a switch has left: the former generation of files, which [`Volumes::publish`] keeps for readers

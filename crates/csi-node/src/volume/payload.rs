@@ -9,7 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::error::VolumeError;
+use super::{Group, error::VolumeError};
 
 /// The longest path of a file, in bytes (the Kubernetes volume writers' limit).
 const MAX_PATH: usize = 4096;
@@ -185,6 +185,22 @@ impl Payload {
         Ok(Self { files })
     }
 
+    /// What tells this payload, for volumes of this group, from any other.
+    pub fn digest(&self, group: Option<Group>) -> PayloadDigest {
+        let mut sha256 = ring::digest::Context::new(&ring::digest::SHA256);
+        let mut part = |bytes: &[u8]| {
+            sha256.update(&bytes.len().to_le_bytes());
+            sha256.update(bytes);
+        };
+        part(&group.map_or(Vec::new(), |Group(gid)| gid.to_le_bytes().to_vec()));
+        for file in &self.files {
+            part(file.path.as_str().as_bytes());
+            part(&file.mode.bits().to_le_bytes());
+            part(&file.contents);
+        }
+        PayloadDigest(sha256.finish().as_ref().to_vec())
+    }
+
     /// The files, sorted by path.
     pub fn files(&self) -> &[PayloadFile] {
         &self.files
@@ -206,11 +222,40 @@ impl Payload {
     }
 }
 
+/// SHA-256 of a payload. Worth as much as the secrets in it, so it is not shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PayloadDigest(Vec<u8>);
+
+impl fmt::Debug for PayloadDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn digests_differ_when_anything_does() {
+        let digest = |path: &str, mode, contents: &str, group| {
+            let file = (path.to_owned(), mode, Zeroizing::new(contents.as_bytes().to_vec()));
+            Payload::new(vec![file]).unwrap().digest(group)
+        };
+        let one = digest("a", 0o644, "x", None);
+        assert_eq!(one, digest("a", 0o644, "x", None));
+        for other in [
+            digest("b", 0o644, "x", None),
+            digest("a", 0o600, "x", None),
+            digest("a", 0o644, "y", None),
+            digest("a", 0o644, "x", Some(Group(0))),
+            Payload::default().digest(None),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
 
     fn payload(paths: &[&str]) -> Result<Payload, VolumeError> {
         Payload::new(paths.iter().map(|p| ((*p).to_owned(), 0o644, p.as_bytes().to_vec().into())).collect())

@@ -7,5 +7,6 @@ mod crash;
 mod environments;
 mod files;
 mod removal;
+mod seals;
 mod swaps;
 mod switching;
