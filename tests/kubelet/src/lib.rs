@@ -38,5 +38,5 @@ pub use kubelet::{Kubelet, Removal};
 pub use manifest::{CsiVolume, DriverName, Pod, PodName};
 pub use mounter::{FailureKind, MountFailure};
 pub use registration::{CsiVersion, RegisteredDriver};
-pub use timing::{BackoffPolicy, RepublishPeriod, Timings};
+pub use timing::{Backoff, BackoffPolicy, RepublishPeriod, Timings};
 pub use volume::TOKENS_KEY;

@@ -65,18 +65,19 @@ impl Default for BackoffPolicy {
 
 /// The back-off of one operation on one thing.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     policy: BackoffPolicy,
     failures: u32,
 }
 
 impl Backoff {
-    pub(crate) fn new(policy: BackoffPolicy) -> Self {
+    /// Nothing has failed yet.
+    pub fn new(policy: BackoffPolicy) -> Self {
         Self { policy, failures: 0 }
     }
 
     /// Counts one more failure in a row and says how long to wait before the next attempt.
-    pub(crate) fn failed(&mut self) -> Duration {
+    pub fn failed(&mut self) -> Duration {
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.failures = self.failures.saturating_add(1);
         self.policy.initial.checked_mul(factor).map_or(self.policy.max, |wait| wait.min(self.policy.max))
@@ -110,7 +111,12 @@ impl Default for RepublishPeriod {
 
 impl RepublishPeriod {
     pub(crate) fn draw(&self) -> Duration {
-        self.base + self.jitter.mul_f64(rand::random::<f64>())
+        self.drawn(rand::random::<f64>())
+    }
+
+    /// The period for a random number between 0 and 1.
+    pub fn drawn(&self, random: f64) -> Duration {
+        self.base + self.jitter.mul_f64(random)
     }
 }
 
