@@ -6,6 +6,7 @@ use crate::cloud_file;
 use crate::credential::{self, PodCredential};
 use crate::csi::request::PublishRequest;
 use crate::error::{MountError, PublishError, UnpublishError};
+use crate::metrics::{Metrics, volumes::Look};
 use crate::plan::{MountPlan, PlannedIdentity};
 use crate::provider::{ExternalProviders, ProviderName};
 use crate::reporting::{Reporting, Shown};
@@ -25,7 +26,7 @@ use vault::{FetchRequest, Lease, ObjectVersion, Rendering, VaultEndpoint};
 use zeroize::Zeroizing;
 
 /// The provider that is built in.
-const AZURE: &str = "azure";
+pub const AZURE: &str = "azure";
 
 /// The mode of files whose object has no `filePermission`.
 const DEFAULT_MODE: u32 = 0o644;
@@ -74,6 +75,8 @@ pub struct Parts {
     pub providers: ExternalProviders,
     /// What happens on disk.
     pub volumes: Volumes,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The driver behind the CSI services.
@@ -89,6 +92,7 @@ pub struct Driver {
     /// Bounds the threads that mount and write at once.
     disk: Arc<Semaphore>,
     targets: Targets<Mounted>,
+    metrics: Arc<Metrics>,
 }
 
 /// What is remembered of a mounted volume. Nothing here must survive a restart: the kubelet's next republish brings it back.
@@ -130,7 +134,17 @@ enum Source {
         _lease: Lease,
     },
     /// A provider in a process of its own.
-    Provider,
+    Provider(ProviderName),
+}
+
+impl Source {
+    /// The provider's name, as classes give it.
+    fn provider(&self) -> &str {
+        match self {
+            Self::KeyVault { .. } => AZURE,
+            Self::Provider(name) => name.as_str(),
+        }
+    }
 }
 
 /// Everything a volume is to show, and what is remembered of it.
@@ -221,10 +235,22 @@ impl Selection {
 impl Driver {
     /// Puts the parts together.
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let Parts { classes, accounts, reporting, tokens, vault, providers, volumes } = parts;
+        let Parts { classes, accounts, reporting, tokens, vault, providers, volumes, metrics } = parts;
         let (volumes, disk) = (Arc::new(volumes), Arc::new(Semaphore::new(MOUNTS_AT_ONCE)));
         let targets = Targets::default();
-        Self { settings, classes, accounts, reporting, tokens, vault, providers, volumes, disk, targets }
+        Self {
+            settings,
+            classes,
+            accounts,
+            reporting,
+            tokens,
+            vault,
+            providers,
+            volumes,
+            disk,
+            targets,
+            metrics,
+        }
     }
 
     /// Mounts a volume, or looks after one that is mounted.
@@ -235,17 +261,28 @@ impl Driver {
     /// [`PublishError`]. Nothing is mounted then that was not mounted before.
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Outcome, PublishError> {
         let (driver, target) = (Arc::clone(self), request.target.clone());
+        let started = Instant::now();
         let work = tokio::spawn(async move {
             let target = request.target.clone();
             let outcome = driver.publish_claimed(request).await;
+            if let Err(error) = &outcome {
+                driver.metrics.calls.publish_failed(error, started.elapsed());
+            }
             if matches!(outcome, Ok(Outcome::Rotated)) {
                 driver.tidy_later(target);
             }
             outcome
         });
         work.await.unwrap_or_else(|failure| {
-            Err(PublishError::Internal { target: target.to_string(), cause: failure.to_string() })
+            let error = PublishError::Internal { target: target.to_string(), cause: failure.to_string() };
+            self.metrics.calls.publish_failed(&error, started.elapsed());
+            Err(error)
         })
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Removes what a switch has left, when nobody can be on the way to it any more. If this process ends before, the next
@@ -291,6 +328,8 @@ impl Driver {
         let schedule = &self.settings.schedule;
         let Some(freshness) = schedule.look(&request.pod.namespace, &request.class, known) else {
             self.reporting.still_there(&request);
+            let provider = claim.as_ref().map_or(AZURE, |mounted| mounted.source.provider());
+            self.metrics.calls.published(provider, Outcome::Fresh, started.elapsed());
             return Ok(Outcome::Fresh);
         };
         let demand = Demand::Call { freshness, first: !complete };
@@ -304,6 +343,7 @@ impl Driver {
                     Change::Unchanged => (Outcome::Unchanged, Shown::Unchanged),
                 };
                 self.reporting.published(&mounted.request, &mounted.class, &mounted.versions, shown).await;
+                self.metrics.calls.published(mounted.source.provider(), outcome, started.elapsed());
                 *claim = Some(mounted);
                 tracing::info!(
                     pod = %request.pod, class = %request.class, target = %target, outcome = ?outcome, objects, stale = stood_in,
@@ -314,6 +354,8 @@ impl Driver {
             Err(error @ PublishError::NotReadOnly { .. }) => Err(error),
             // Older kubelets remove a volume whose republish fails, so a mounted one keeps what it has, and the call is OK.
             Err(error) if complete => {
+                self.metrics.calls.publish_kept(&error, started.elapsed());
+                self.metrics.volumes.kept(&target);
                 tracing::error!(
                     pod = %request.pod, class = %request.class, target = %target,
                     error = %error, "keeping the volume's content: it could not be brought up to date"
@@ -331,6 +373,7 @@ impl Driver {
                 }
                 *claim = None;
                 self.reporting.not_mounted(&request.pod, &error);
+                self.metrics.volumes.gone(&target);
                 tracing::error!(
                     pod = %request.pod, class = %request.class, target = %target, error = %error,
                     duration_ms = started.elapsed().as_millis(), "publish failed"
@@ -426,6 +469,8 @@ impl Driver {
                 written.map_err(|error: VolumeError| failed(error.into()))?
             }
         };
+        let expected = self.settings.schedule.rotation.then_some(interval);
+        self.metrics.volumes.looked(&request.target, Look { checked, interval: expected, stale: stood_in });
         let request = Arc::new(request.without_secrets());
         let class = read.clone();
         let checked = Some(checked);
@@ -480,11 +525,10 @@ impl Driver {
             stale_if_error: freshness.stale_if_error,
             priority: freshness.priority,
         };
-        let contents = self
-            .vault
-            .fetch(fetch)
-            .await
-            .map_err(|cause| MountError::Fetch { class: class.clone(), cause })?;
+        let contents =
+            self.vault.fetch(fetch).await.map_err(|cause| MountError::Fetch { class: class.clone(), cause });
+        self.metrics.calls.contents(contents.is_ok(), asked.elapsed());
+        let contents = contents?;
         for failure in &contents.stale {
             let age_s = contents.asked.map(|asked| asked.elapsed().as_secs());
             tracing::warn!(
@@ -533,7 +577,7 @@ impl Driver {
             files: delivered.files,
             versions: delivered.versions,
             stood_in: false,
-            source: Source::Provider,
+            source: Source::Provider(provider),
             checked: asked,
             interval: self.settings.schedule.interval,
         })
@@ -621,6 +665,7 @@ impl Driver {
             };
             *claim = None;
             driver.reporting.unpublished(&target);
+            driver.metrics.volumes.gone(&target);
             let removed = driver.on_disk(&target, Volumes::unpublish).await;
             removed.map_err(|error| UnpublishError::Internal {
                 target: target.to_string(),
@@ -650,7 +695,8 @@ impl Driver {
     }
 
     async fn refresh_one(self: &Arc<Self>, target: TargetPath, wanted: &Selection) -> Option<Refreshed> {
-        let deadline = Instant::now() + self.settings.timeout;
+        let started = Instant::now();
+        let deadline = started + self.settings.timeout;
         let mut claim = timeout_at(deadline, self.targets.claim(&target)).await.ok()?;
         let mounted = claim.as_mut()?;
         if !wanted.picks(&mounted.request) {
@@ -671,17 +717,23 @@ impl Driver {
         };
         let (outcome, error) = match result {
             Ok((Change::Unchanged, mounted)) => {
+                self.metrics.calls.looked(mounted.source.provider(), false, started.elapsed());
                 *claim = Some(mounted);
                 (Outcome::Unchanged, None)
             }
             Ok((Change::Created | Change::Switched, mounted)) => {
                 let Mounted { request, class, versions, .. } = &mounted;
                 self.reporting.published(request, class, versions, Shown::Rotated).await;
+                self.metrics.calls.looked(mounted.source.provider(), true, started.elapsed());
                 *claim = Some(mounted);
                 self.tidy_later(target.clone());
                 (Outcome::Rotated, None)
             }
-            Err(error) => (Outcome::Kept, Some(error.to_string())),
+            Err(error) => {
+                self.metrics.calls.look_failed(&error);
+                self.metrics.volumes.kept(&target);
+                (Outcome::Kept, Some(error.to_string()))
+            }
         };
         tracing::info!(pod = %request.pod, target = %target, outcome = ?outcome, error, "refreshed on demand");
         Some(Refreshed {

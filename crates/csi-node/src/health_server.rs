@@ -8,7 +8,6 @@ use axum::routing::get;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 
 /// Serves the health endpoints until `stop` resolves.
 ///
@@ -19,7 +18,7 @@ pub async fn serve(
     health: Arc<Health>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = crate::listener::bind(address).await?;
     tracing::info!(%address, "serving /healthz and /readyz");
     let router = Router::new()
         .route("/healthz", get(|State(health): State<Arc<Health>>| async move { answer(health.liveness()) }))

@@ -16,6 +16,7 @@
 //! * [`targets`] lets one call at a time work on a target path.
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
 //!   its parts.
+//! * [`metrics`] counts and is scraped, on a port that [`listener`] binds.
 //! * [`admin`] is the operator's socket, [`startup_taint`] lets pods onto a fresh node when it is ready.
 //! * [`cluster`] is what is done once for a cluster, before an upgrade and before the driver is removed.
 //! * [`error`] has every way to fail, the words for it and the gRPC code.
@@ -37,7 +38,9 @@ pub mod health;
 pub mod health_server;
 pub mod http;
 pub mod kubernetes;
+pub mod listener;
 pub mod manifests;
+pub mod metrics;
 pub mod node;
 pub mod plan;
 pub mod pod_state;

@@ -9,6 +9,7 @@ use crate::endpoint::BoundSocket;
 use crate::error::StartError;
 use crate::events::Events;
 use crate::health::Health;
+use crate::metrics::{self, Metrics};
 use crate::provider::ExternalProviders;
 use crate::registration::{self, Announcement};
 use crate::reporting::Reporting;
@@ -20,6 +21,7 @@ use crate::{admin, health_server, http, kubernetes, startup_taint, telemetry};
 use identity::{Allowed, ArcAgent, CloudChoice, TokenProxyConfig, Tokens, VmIdentitySource};
 use proto::csi::identity_server::IdentityServer;
 use proto::csi::node_server::NodeServer;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +88,10 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
     config.token_proxy = Some(token_proxy(arguments)?);
     config.policy = policy.clone();
     let tokens = Tokens::new(config)?;
-    let vault = vault::Client::new(http, vault::ClientOptions::default());
+    let metrics = Arc::new(Metrics::new());
+    metrics.tokens.watch(tokens.clone());
+    let options = vault::ClientOptions { observer: metrics.vault.clone(), ..vault::ClientOptions::default() };
+    let vault = vault::Client::new(http, options);
     let volumes = Volumes::new(Options {
         size_bytes: arguments.volume_size,
         noexec: arguments.volume_noexec,
@@ -112,6 +117,7 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
         }
         (None, None) => return Err(StartError::Kubernetes("none was set up".to_owned())),
     };
+    metrics.objects.watch(reporting.clone());
     let settings = Settings {
         schedule: Schedule {
             rotation: arguments.enable_secret_rotation,
@@ -133,7 +139,10 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
     let folders = arguments.additional_provider_volume_paths.iter().chain([&arguments.provider_volume]);
     let folders = folders.filter(|folder| !folder.as_os_str().is_empty()).cloned().collect();
     let providers = ExternalProviders::new(folders, arguments.max_call_recv_msg_size);
-    Ok(Driver::new(settings, Parts { classes, accounts, reporting, tokens, vault, providers, volumes }))
+    Ok(Driver::new(
+        settings,
+        Parts { classes, accounts, reporting, tokens, vault, providers, volumes, metrics },
+    ))
 }
 
 /// Binds the CSI socket, serves it, then announces it to the kubelet; after a signal the other way round.
@@ -177,6 +186,15 @@ async fn serve(arguments: &NodeArgs, driver: Arc<Driver>, health: Arc<Health>) -
                 tracing::error!(%address, %error, "the health endpoints are not served");
             }
         });
+    }
+
+    let second = arguments.prometheus_port.map(|port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    for address in [arguments.metrics_addr, second].into_iter().flatten() {
+        tokio::spawn(metrics::server::serve(
+            address,
+            Arc::clone(driver.metrics()),
+            when_stopped(stopped.clone()),
+        ));
     }
 
     let mut registration = arguments.registration_dir.clone().map(|folder| {

@@ -46,6 +46,11 @@ impl ProviderName {
             Err(ProviderError::InvalidName { provider: name.to_owned() })
         }
     }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for ProviderName {
@@ -123,6 +128,18 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// The provider's name, as the class gives it.
+    pub fn provider(&self) -> &str {
+        match self {
+            Self::InvalidName { provider } => provider,
+            Self::NotFound { provider, .. }
+            | Self::Unreachable { provider, .. }
+            | Self::Refused { provider, .. }
+            | Self::Code { provider, .. }
+            | Self::NoVersions { provider } => provider.as_str(),
+        }
+    }
+
     /// The gRPC code that the kubelet gets: the provider's own where it gave one, as with the reference.
     pub fn code(&self) -> Code {
         match self {

@@ -131,6 +131,11 @@ impl Upkeep {
         &self.0.counts
     }
 
+    /// How many volumes have work waiting for them.
+    pub fn pending(&self) -> usize {
+        self.0.volumes.lock().values().filter(|job| job.due.lock().is_some()).count()
+    }
+
     /// Tells the cluster about a volume, now if that does not take long.
     pub async fn published(&self, volume: Volume, shown: Shown) {
         let target = volume.request.target.clone();

@@ -86,6 +86,16 @@ impl Identity {
         self.last_used.lock().elapsed()
     }
 
+    /// How long ago the oldest of its valid tokens was received.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        let slots = self.slots.lock();
+        let ages = slots.values().filter_map(|slot| {
+            let state = slot.state.lock();
+            state.token.as_ref().filter(|token| token.is_valid()).map(Token::age)
+        });
+        ages.max()
+    }
+
     /// A token of the scope: the one at hand, or the outcome of the flight under way, or of a new one.
     pub(crate) async fn token(&self, scope: &str) -> Result<Token, Error> {
         *self.last_used.lock() = Instant::now();

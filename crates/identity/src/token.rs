@@ -49,6 +49,11 @@ impl Token {
         self.lifetime
     }
 
+    /// How long ago it was received.
+    pub(crate) fn age(&self) -> Duration {
+        self.received.elapsed()
+    }
+
     /// Whether it can still be shown to a service. Both clocks must agree: the steady one does not follow
     /// when the wall clock is set, and may stand still while the machine sleeps.
     pub(crate) fn is_valid(&self) -> bool {

@@ -70,6 +70,8 @@ pub struct Stats {
     pub failures: u64,
     /// Tokens handed out without waiting.
     pub served: u64,
+    /// How long ago the oldest of the tokens at hand was received.
+    pub oldest: Option<Duration>,
 }
 
 impl Tokens {
@@ -147,8 +149,13 @@ impl Tokens {
     /// What was done and is held.
     pub fn stats(&self) -> Stats {
         let counters = &self.0.counters;
+        let (identities, oldest) = {
+            let identities = self.0.identities.lock();
+            (identities.len(), identities.values().filter_map(|identity| identity.oldest()).max())
+        };
         Stats {
-            identities: self.0.identities.lock().len(),
+            identities,
+            oldest,
             requests: counters.requests.load(Relaxed),
             failures: counters.failures.load(Relaxed),
             served: counters.served.load(Relaxed),

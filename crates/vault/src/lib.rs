@@ -5,6 +5,7 @@
 //! * [`Client::fetch`] asks the vault as a [`Credential`], in parallel and inside a deadline, and returns [`Contents`]:
 //!   the files with their modes, and the versions they came from. A [`FetchError`] says what failed, for whom, and what
 //!   cures it.
+//! * An [`Observer`] is told what is asked, for metrics.
 //! * What the bytes look like is decided by [`Rendering`] and by pure conversions inside. [`TlsFile`] takes a file of
 //!   certificates and a key apart again.
 //!
@@ -19,6 +20,7 @@ mod fault;
 pub mod fuzzing;
 mod name;
 mod objects;
+mod observe;
 
 pub use client::{
     Client, ClientOptions, Contents, Credential, Failure, FailureKind, FetchError, FetchRequest, File, Lease,
@@ -31,3 +33,4 @@ pub use name::VaultName;
 pub use objects::{
     FileMode, ObjectKind, ObjectRequest, SecretEncoding, SecretFormat, Versions, parse_objects,
 };
+pub use observe::{Lookup, Observer};

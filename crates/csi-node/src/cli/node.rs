@@ -217,6 +217,14 @@ pub struct NodeArgs {
     #[arg(long, env = "AKV_CSI_MAX_CALL_RECV_MSG_SIZE", value_name = "BYTES", default_value_t = 4 * 1024 * 1024)]
     pub max_call_recv_msg_size: usize,
 
+    /// Address of /metrics, as IP:PORT or :PORT. Without it, metrics are not served. The reference's deployments say :8095.
+    #[arg(long, env = "AKV_CSI_METRICS_ADDR", value_name = "ADDRESS", value_parser = parse_address)]
+    pub metrics_addr: Option<SocketAddr>,
+
+    /// A second port for /metrics, on every address of the node, for scrapers that know the reference's provider (8898).
+    #[arg(long, env = "AKV_CSI_PROMETHEUS_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub prometheus_port: Option<u16>,
+
     /// Write logs as one JSON object a line.
     #[arg(
         long,
@@ -265,10 +273,6 @@ pub struct RetiredArgs {
     provider_health_check_interval: Option<String>,
     #[arg(long, hide = true)]
     metrics_backend: Option<String>,
-    #[arg(long, hide = true)]
-    metrics_addr: Option<String>,
-    #[arg(long, hide = true)]
-    prometheus_port: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     enable_pprof: Option<String>,
     #[arg(long, hide = true)]
@@ -314,8 +318,6 @@ impl RetiredArgs {
             ("--provider-health-check", &self.provider_health_check),
             ("--provider-health-check-interval", &self.provider_health_check_interval),
             ("--metrics-backend", &self.metrics_backend),
-            ("--metrics-addr", &self.metrics_addr),
-            ("--prometheus-port", &self.prometheus_port),
             ("--enable-pprof", &self.enable_pprof),
             ("--pprof-port", &self.pprof_port),
             ("--healthz-port", &self.healthz_port),
@@ -386,7 +388,7 @@ mod tests {
         assert!(node.log_format_json);
         assert!(!node.construct_pem_chain);
         assert!(node.write_cert_and_key_in_separate_files);
-        assert!(node.retired.given().contains(&"--metrics-addr"));
+        assert_eq!(node.metrics_addr.map(|address| address.port()), Some(8095));
         assert!(node.retired.given().contains(&"--logtostderr"));
     }
 

@@ -13,6 +13,7 @@ use proto::csi::{
     NodeUnstageVolumeRequest, NodeUnstageVolumeResponse,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// The Node service.
@@ -34,7 +35,11 @@ impl Node for NodeService {
         &self,
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
-        let request = PublishRequest::parse(request.into_inner()).map_err(PublishError::from)?;
+        let request = PublishRequest::parse(request.into_inner()).map_err(|invalid| {
+            let error = PublishError::from(invalid);
+            self.driver.metrics().calls.publish_failed(&error, Duration::ZERO);
+            error
+        })?;
         self.driver.publish(request).await?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
@@ -44,11 +49,15 @@ impl Node for NodeService {
         request: Request<NodeUnpublishVolumeRequest>,
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
         let request = request.into_inner();
-        if request.volume_id.is_empty() {
-            return Err(UnpublishError::from(InvalidRequest::NoVolumeId).into());
-        }
-        let target = parse_target(&request.target_path).map_err(UnpublishError::from)?;
-        self.driver.unpublish(target).await?;
+        let removed = async {
+            if request.volume_id.is_empty() {
+                return Err(UnpublishError::from(InvalidRequest::NoVolumeId));
+            }
+            self.driver.unpublish(parse_target(&request.target_path)?).await
+        };
+        let removed = removed.await;
+        self.driver.metrics().calls.unpublished(removed.is_ok());
+        removed?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
 

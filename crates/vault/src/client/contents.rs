@@ -21,6 +21,8 @@ pub struct Contents {
     pub asked: Option<Instant>,
     /// What could not be had, where an older value stands in for it; empty when all are as fresh as asked.
     pub stale: Vec<Failure>,
+    /// How many requests were sent to the vault for them, those of other fetches that were joined not counted.
+    pub requests: u32,
 }
 
 /// A file to write.

@@ -1,6 +1,9 @@
 //! One GET, with everything that can come between: tokens, challenges, throttling, outages, redirects.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, SystemTime},
+};
 
 use azure_core::credentials::TokenCredential;
 use reqwest::{Method, Request, Response, StatusCode, header};
@@ -19,7 +22,7 @@ use super::{
     retry::{self, Dice},
     transport::{Transport, Unreachable},
 };
-use crate::VaultEndpoint;
+use crate::{Observer, VaultEndpoint};
 
 /// One attempt that takes longer, from the first byte sent to the last received, is given up and tried again. The HTTP
 /// client is not relied on for that.
@@ -38,6 +41,9 @@ pub(super) struct Exchange<'a> {
     pub(super) deadline: Instant,
     pub(super) largest_body: usize,
     pub(super) learnt: &'a Learnt,
+    /// Counts what is sent.
+    pub(super) requests: &'a AtomicU32,
+    pub(super) observer: &'a dyn Observer,
 }
 
 /// The scope a vault named when asked without a token, as far as one fetch has asked; `None` when it named none.
@@ -94,7 +100,10 @@ impl Exchange<'_> {
             let turn = self.vault.turn(self.urgency, self.deadline).await?;
             let attempt = self.attempt(url, &scope, token.as_deref().map(String::as_str)).await;
             match &attempt {
-                Ok(Attempt::Later { cause, asked_for }) => turn.throttled(*asked_for, cause),
+                Ok(Attempt::Later { cause, asked_for }) => {
+                    turn.throttled(*asked_for, cause);
+                    self.observer.throttled(self.endpoint.url().authority(), self.vault.pause_left());
+                }
                 // No answer says nothing about how much the vault can bear.
                 Ok(Attempt::Again { .. }) => drop(turn),
                 Ok(_) | Err(_) => turn.answered(),
@@ -229,7 +238,10 @@ impl Exchange<'_> {
                 bearer.set_sensitive(true);
                 headers.insert(header::AUTHORIZATION, bearer);
             }
-            let response = self.transport.execute(request).await.map_err(|Unreachable(cause)| cause)?;
+            self.requests.fetch_add(1, Relaxed);
+            let response = self.transport.execute(request).await;
+            self.observer.answered(response.as_ref().ok().map(|response| response.status().as_u16()));
+            let response = response.map_err(|Unreachable(cause)| cause)?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }

@@ -350,6 +350,12 @@ impl Vault {
         Place { vault: self, ticket, wake }
     }
 
+    /// How long nothing will be sent, as of now.
+    pub(super) fn pause_left(&self) -> Duration {
+        let paused = self.gate.lock().paused.as_ref().map(|(until, _)| *until);
+        paused.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
     pub(super) fn scope(&self) -> Option<String> {
         self.scope.lock().clone()
     }

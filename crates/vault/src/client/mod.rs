@@ -10,7 +10,14 @@ mod limits;
 mod retry;
 mod transport;
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{
     FutureExt, StreamExt,
@@ -30,6 +37,7 @@ use crate::{
     cache::{Cache, Failing, Key, Served, Wanted},
     convert,
     objects::cleaned,
+    observe::{Lookup, Nobody, Observer},
 };
 use api::Answer;
 use error::Cause;
@@ -47,12 +55,14 @@ pub struct ClientOptions {
     pub largest_body: usize,
     /// Makes waits, which have some chance in them, the same each time.
     pub seed: Option<u64>,
+    /// Is told what the client does.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl Default for ClientOptions {
-    /// 32 requests at once, 4 MiB, waits by chance.
+    /// 32 requests at once, 4 MiB, waits by chance, nobody listens.
     fn default() -> Self {
-        Self { concurrency_per_vault: 32, largest_body: 4 << 20, seed: None }
+        Self { concurrency_per_vault: 32, largest_body: 4 << 20, seed: None, observer: Arc::new(Nobody) }
     }
 }
 
@@ -164,7 +174,7 @@ impl Client {
     /// When any object cannot be had: every failure known by then, each with its cure. The first definite one cancels
     /// the requests still under way.
     pub async fn fetch(&self, request: FetchRequest<'_>) -> Result<Contents, FetchError> {
-        let round = Round { request, learnt: Arc::default() };
+        let round = Round { request, learnt: Arc::default(), requests: Arc::default() };
         let request = &round.request;
         let mut under_way: FuturesUnordered<_> = request
             .objects
@@ -204,6 +214,7 @@ impl Client {
             lease: Lease::default(),
             asked: None,
             stale: Vec::new(),
+            requests: round.requests.load(Ordering::Relaxed),
         };
         for (object, wanted) in fetched.into_iter().flatten().zip(request.objects) {
             contents.files.extend(object.files);
@@ -309,8 +320,13 @@ impl Client {
             deadline: request.deadline,
         };
         let listing = matches!(wish, Wish::Versions);
+        let observer = &self.shared.options.observer;
+        let asked = AtomicBool::new(false);
         let ask = |urgency: Urgency| -> BoxFuture<'static, Result<Answer, Cause>> {
             let (shared, learnt) = (Arc::clone(&self.shared), Arc::clone(&round.learnt));
+            let requests = Arc::clone(&round.requests);
+            asked.store(true, Ordering::Relaxed);
+            observer.looked_up(Lookup::Miss);
             let (endpoint, credential) = (request.endpoint.clone(), Arc::clone(&request.credential));
             let (url, authority, deadline) = (url.clone(), authority.clone(), request.deadline);
             async move {
@@ -324,12 +340,38 @@ impl Client {
                     deadline,
                     largest_body: shared.options.largest_body,
                     learnt: &learnt,
+                    requests: &requests,
+                    observer: &*shared.options.observer,
                 };
-                if listing { versions(&exchange, kind, url).await } else { one(&exchange, kind, &url).await }
+                let began = Instant::now();
+                let outcome = if listing {
+                    versions(&exchange, kind, url).await
+                } else {
+                    one(&exchange, kind, &url).await
+                };
+                let told = outcome.as_ref().map(|_| ()).map_err(Cause::kind);
+                shared.options.observer.fetched(kind, told, began.elapsed());
+                outcome
             }
             .boxed()
         };
-        self.cache.get(key, wanted, ask).await
+        let mut looking = std::pin::pin!(self.cache.get(key, wanted, ask));
+        let at_once = looking.as_mut().now_or_never();
+        if !asked.load(Ordering::Relaxed) {
+            observer.looked_up(match &at_once {
+                None => Lookup::Joined,
+                Some(Ok(Served { stale: None, .. })) => Lookup::Hit,
+                Some(_) => Lookup::Spared,
+            });
+        }
+        let outcome = match at_once {
+            Some(outcome) => outcome,
+            None => looking.await,
+        };
+        if let Ok(Served { stale: Some(_), held }) = &outcome {
+            observer.served_stale(held.asked.elapsed());
+        }
+        outcome
     }
 }
 
@@ -337,6 +379,8 @@ impl Client {
 struct Round<'a> {
     request: FetchRequest<'a>,
     learnt: Arc<Learnt>,
+    /// Sent to the vault.
+    requests: Arc<AtomicU32>,
 }
 
 #[derive(Clone, Copy)]
