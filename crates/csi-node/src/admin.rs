@@ -1,10 +1,12 @@
-//! The operator's socket: what `akv-csi refresh` talks to. HTTP with JSON over a unix socket that only root can connect to.
+//! The operator's socket: what `akv-csi refresh` and `akv-csi status` talk to. HTTP with JSON over a unix socket that only root can connect to.
 
 use crate::driver::{Driver, Refreshed, Selection};
 use crate::endpoint::BoundSocket;
+use crate::status::{About, NodeStatus};
 use axum::extract::State;
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const REFRESH: &str = "/v1/refresh";
+const VOLUMES: &str = "/v1/volumes";
 
 /// A refresh ends with the publish timeout at the latest, which is below the kubelet's two minutes.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -21,6 +24,13 @@ pub fn default_socket(csi_socket: &Path) -> PathBuf {
     csi_socket.with_file_name("admin.sock")
 }
 
+/// What the socket's answers are made of.
+#[derive(Clone)]
+struct Desk {
+    driver: Arc<Driver>,
+    about: Arc<About>,
+}
+
 /// Serves the operator's socket until `stop` resolves.
 ///
 /// # Errors
@@ -28,17 +38,25 @@ pub fn default_socket(csi_socket: &Path) -> PathBuf {
 pub async fn serve(
     path: &Path,
     driver: Arc<Driver>,
+    about: About,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (_socket, listener) = BoundSocket::bind(path)?;
-    let router = Router::new()
-        .route(
-            REFRESH,
-            post(|State(driver): State<Arc<Driver>>, Json(wanted): Json<Selection>| async move {
-                Json(driver.refresh(&wanted).await)
-            }),
-        )
-        .with_state(driver);
+    let router =
+        Router::new()
+            .route(
+                REFRESH,
+                post(|State(desk): State<Desk>, Json(wanted): Json<Selection>| async move {
+                    Json(desk.driver.refresh(&wanted).await)
+                }),
+            )
+            .route(
+                VOLUMES,
+                get(|State(desk): State<Desk>| async move {
+                    Json(NodeStatus::of(&desk.driver, &desk.about).await)
+                }),
+            )
+            .with_state(Desk { driver, about: Arc::new(about) });
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
 
@@ -47,11 +65,31 @@ pub async fn serve(
 /// # Errors
 /// One sentence for people.
 pub async fn refresh(socket: &Path, wanted: &Selection) -> Result<Vec<Refreshed>, String> {
+    ask(socket, |client| client.post(format!("http://localhost{REFRESH}")).json(wanted)).await
+}
+
+/// Asks the driver behind `socket` how its volumes are.
+///
+/// # Errors
+/// One sentence for people.
+pub async fn status(socket: &Path) -> Result<NodeStatus, String> {
+    ask(socket, |client| client.get(format!("http://localhost{VOLUMES}"))).await
+}
+
+async fn ask<A: DeserializeOwned>(
+    socket: &Path,
+    request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
+) -> Result<A, String> {
     let failed = |error: reqwest::Error| {
+        let cure = if error.status().is_some_and(|status| status == 404) {
+            "the driver is older than this program: use the akv-csi in its own container"
+        } else {
+            "does it run on this node?"
+        };
         format!(
-            "no answer from the driver at {}: {}; does it run on this node?",
+            "no answer from the driver at {}: {}; {cure}",
             socket.display(),
-            crate::error::chain(&error)
+            crate::error::chain(&error.without_url())
         )
     };
     let client = reqwest::Client::builder()
@@ -60,7 +98,6 @@ pub async fn refresh(socket: &Path, wanted: &Selection) -> Result<Vec<Refreshed>
         .timeout(PATIENCE)
         .build()
         .map_err(failed)?;
-    let answer =
-        client.post(format!("http://localhost{REFRESH}")).json(wanted).send().await.map_err(failed)?;
+    let answer = request(&client).send().await.map_err(failed)?;
     answer.error_for_status().map_err(failed)?.json().await.map_err(failed)
 }

@@ -12,6 +12,7 @@ use crate::provider::{ExternalProviders, ProviderName};
 use crate::reporting::{Reporting, Shown};
 use crate::rotation::{Freshness, Known, Schedule};
 use crate::service_account::{Annotations, ServiceAccounts};
+use crate::status::{Content, IdentityKind, Ledger};
 use crate::targets::Targets;
 use crate::volume::{Change, Group, Payload, PayloadDigest, Seal, State, TargetPath, VolumeError, Volumes};
 use identity::{Cloud, CloudChoice, Policy, Tokens};
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use vault::{FetchRequest, Lease, ObjectVersion, Rendering, VaultEndpoint};
+use vault::{Credential, FetchRequest, Lease, ObjectVersion, Rendering, VaultEndpoint};
 use zeroize::Zeroizing;
 
 /// The provider that is built in.
@@ -93,6 +94,8 @@ pub struct Driver {
     disk: Arc<Semaphore>,
     targets: Targets<Mounted>,
     metrics: Arc<Metrics>,
+    /// For people to look at.
+    ledger: Arc<Ledger>,
 }
 
 /// What is remembered of a mounted volume. Nothing here must survive a restart: the kubelet's next republish brings it back.
@@ -107,7 +110,7 @@ struct Mounted {
     /// The class as it was then; it stays known while the volume is mounted.
     class: Class,
     source: Source,
-    versions: Vec<ObjectVersion>,
+    versions: Arc<[ObjectVersion]>,
     /// Key Vault could not be asked for all of it, and older values stand in.
     stood_in: bool,
     /// What is on disk, if that was compared with what should be there.
@@ -123,6 +126,30 @@ struct Proven {
     digest: PayloadDigest,
 }
 
+impl Mounted {
+    /// What is told of it. Something asked for a moment ago counts as of now.
+    fn content(&self) -> Content {
+        let (provider, identity, as_whom, vault) = match &self.source {
+            Source::KeyVault { held, vault, .. } => (
+                AZURE,
+                Some(IdentityKind::from(&held.identity)),
+                Some(held.credential.describe()),
+                Some(vault.clone()),
+            ),
+            Source::Provider(name) => (name.as_str(), None, None, None),
+        };
+        Content {
+            provider: provider.to_owned(),
+            identity,
+            as_whom,
+            vault,
+            versions: Arc::clone(&self.versions),
+            checked: self.checked.unwrap_or_else(Instant::now),
+            interval: self.interval,
+        }
+    }
+}
+
 /// Where a volume's content came from.
 #[derive(Debug)]
 enum Source {
@@ -130,6 +157,8 @@ enum Source {
     KeyVault {
         /// As whom it was fetched, for a refresh between two calls of the kubelet.
         held: Box<Held>,
+        /// The vault's address.
+        vault: String,
         /// Keeps the values it came from in the cache.
         _lease: Lease,
     },
@@ -151,7 +180,7 @@ impl Source {
 struct Fetched {
     /// Path, mode and bytes. Only an external provider can have none, which means that nothing changes.
     files: Vec<(String, u32, Zeroizing<Vec<u8>>)>,
-    versions: Vec<ObjectVersion>,
+    versions: Arc<[ObjectVersion]>,
     /// Key Vault could not be asked for all of it, and older values stand in.
     stood_in: bool,
     source: Source,
@@ -171,8 +200,8 @@ struct Held {
 /// How fresh the content of a volume has to be, and how its identity is proven.
 enum Demand<'a> {
     /// A call of the kubelet, with tokens and secrets, that takes values as fresh as this. The first one for a volume has no
-    /// content to fall back on.
-    Call { freshness: Freshness, first: bool },
+    /// content to fall back on; what one that has content was proven to show may spare it the writing.
+    Call { freshness: Freshness, first: bool, proven: Option<Proven> },
     /// A refresh in between, with the credential of the last call.
     Refresh { source: &'a Source },
 }
@@ -237,7 +266,7 @@ impl Driver {
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let Parts { classes, accounts, reporting, tokens, vault, providers, volumes, metrics } = parts;
         let (volumes, disk) = (Arc::new(volumes), Arc::new(Semaphore::new(MOUNTS_AT_ONCE)));
-        let targets = Targets::default();
+        let (targets, ledger) = (Targets::default(), Arc::default());
         Self {
             settings,
             classes,
@@ -250,6 +279,7 @@ impl Driver {
             disk,
             targets,
             metrics,
+            ledger,
         }
     }
 
@@ -264,9 +294,15 @@ impl Driver {
         let started = Instant::now();
         let work = tokio::spawn(async move {
             let target = request.target.clone();
+            let _working = driver.ledger.begin(&request);
             let outcome = driver.publish_claimed(request).await;
-            if let Err(error) = &outcome {
-                driver.metrics.calls.publish_failed(error, started.elapsed());
+            match &outcome {
+                Ok(Outcome::Fresh) => driver.ledger.saw(&target, true),
+                Ok(_) => {}
+                Err(error) => {
+                    driver.metrics.calls.publish_failed(error, started.elapsed());
+                    driver.ledger.failed(&target, error);
+                }
             }
             if matches!(outcome, Ok(Outcome::Rotated)) {
                 driver.tidy_later(target);
@@ -332,10 +368,11 @@ impl Driver {
             self.metrics.calls.published(provider, Outcome::Fresh, started.elapsed());
             return Ok(Outcome::Fresh);
         };
-        let demand = Demand::Call { freshness, first: !complete };
-        match self.bring_up_to_date(&request, &demand, proven, deadline).await {
+        let demand = Demand::Call { freshness, first: !complete, proven };
+        match self.bring_up_to_date(&request, &demand, deadline).await {
             Ok((change, mounted)) => {
                 let (objects, stood_in) = (mounted.versions.len(), mounted.stood_in);
+                self.note(&target, &mounted, change);
                 let (outcome, shown) = match change {
                     Change::Switched if complete => (Outcome::Rotated, Shown::Rotated),
                     Change::Created | Change::Switched => (Outcome::Mounted, Shown::Mounted),
@@ -356,6 +393,8 @@ impl Driver {
             Err(error) if complete => {
                 self.metrics.calls.publish_kept(&error, started.elapsed());
                 self.metrics.volumes.kept(&target);
+                self.ledger.saw(&target, true);
+                self.ledger.failed(&target, &error);
                 tracing::error!(
                     pod = %request.pod, class = %request.class, target = %target,
                     error = %error, "keeping the volume's content: it could not be brought up to date"
@@ -374,6 +413,7 @@ impl Driver {
                 *claim = None;
                 self.reporting.not_mounted(&request.pod, &error);
                 self.metrics.volumes.gone(&target);
+                self.ledger.saw(&target, false);
                 tracing::error!(
                     pod = %request.pod, class = %request.class, target = %target, error = %error,
                     duration_ms = started.elapsed().as_millis(), "publish failed"
@@ -388,7 +428,6 @@ impl Driver {
         &self,
         request: &PublishRequest,
         demand: &Demand<'_>,
-        proven: Option<Proven>,
         deadline: Instant,
     ) -> Result<(Change, Mounted), PublishError> {
         let pod = &request.pod;
@@ -454,9 +493,11 @@ impl Driver {
         let payload = Payload::new(files).map_err(|error| failed(error.into()))?;
         let group = request.group.map(Group);
         let digest = payload.digest(group);
-        let (change, proven) = match proven {
+        let (change, proven) = match demand {
             // Neither what is to be shown nor what is on disk has changed since the two were compared.
-            Some(proven) if proven.digest == digest => (Change::Unchanged, Some(proven)),
+            Demand::Call { proven: Some(proven), .. } if proven.digest == digest => {
+                (Change::Unchanged, Some(proven.clone()))
+            }
             _ => {
                 let write = move |volumes: &Volumes, target: &TargetPath| {
                     if nothing_new && volumes.state(target)? == State::Complete {
@@ -542,9 +583,9 @@ impl Driver {
         let files = contents.files.into_iter();
         Ok(Fetched {
             files: files.map(|file| (file.path, file.mode.unwrap_or(DEFAULT_MODE), file.contents)).collect(),
-            versions: contents.versions,
+            versions: contents.versions.into(),
             stood_in: !contents.stale.is_empty(),
-            source: Source::KeyVault { held, _lease: contents.lease },
+            source: Source::KeyVault { held, vault: endpoint.to_string(), _lease: contents.lease },
             // A value that another volume had fetched is as old here as it is there.
             checked: contents.asked.unwrap_or(asked),
             interval,
@@ -575,7 +616,7 @@ impl Driver {
             .map_err(failed)?;
         Ok(Fetched {
             files: delivered.files,
-            versions: delivered.versions,
+            versions: delivered.versions.into(),
             stood_in: false,
             source: Source::Provider(provider),
             checked: asked,
@@ -671,6 +712,7 @@ impl Driver {
                 target: target.to_string(),
                 cause: error.to_string(),
             })??;
+            driver.ledger.forget(&target);
             tracing::info!(target = %target, "unpublished");
             Ok(())
         });
@@ -706,7 +748,7 @@ impl Driver {
         let request = Arc::clone(&mounted.request);
         let demand = Demand::Refresh { source: &mounted.source };
         let result = match self.on_disk(&target, Volumes::state).await {
-            Ok(Ok(State::Complete)) => self.bring_up_to_date(&request, &demand, None, deadline).await,
+            Ok(Ok(State::Complete)) => self.bring_up_to_date(&request, &demand, deadline).await,
             // The kubelet's next call repairs it.
             Ok(Ok(_)) => Err(PublishError::Internal {
                 target: target.to_string(),
@@ -718,10 +760,12 @@ impl Driver {
         let (outcome, error) = match result {
             Ok((Change::Unchanged, mounted)) => {
                 self.metrics.calls.looked(mounted.source.provider(), false, started.elapsed());
+                self.note(&target, &mounted, Change::Unchanged);
                 *claim = Some(mounted);
                 (Outcome::Unchanged, None)
             }
             Ok((Change::Created | Change::Switched, mounted)) => {
+                self.note(&target, &mounted, Change::Switched);
                 let Mounted { request, class, versions, .. } = &mounted;
                 self.reporting.published(request, class, versions, Shown::Rotated).await;
                 self.metrics.calls.looked(mounted.source.provider(), true, started.elapsed());
@@ -732,6 +776,7 @@ impl Driver {
             Err(error) => {
                 self.metrics.calls.look_failed(&error);
                 self.metrics.volumes.kept(&target);
+                self.ledger.failed(&target, &error);
                 (Outcome::Kept, Some(error.to_string()))
             }
         };
@@ -743,6 +788,40 @@ impl Driver {
             outcome,
             error,
         })
+    }
+
+    /// Notes what came of looking at a volume's source.
+    fn note(&self, target: &TargetPath, mounted: &Mounted, change: Change) {
+        self.ledger.succeeded(target, mounted.content(), change != Change::Unchanged);
+        if mounted.stood_in {
+            let reason = "Key Vault could not be asked for all of it, and older values stand in; the driver's log says why";
+            self.ledger.failed(target, &reason);
+        }
+    }
+
+    /// What is noted of each volume.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The choices of the operator.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The token service.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// The client of all vaults.
+    pub fn vault(&self) -> &vault::Client {
+        &self.vault
+    }
+
+    /// What is on disk.
+    pub fn volumes(&self) -> Arc<Volumes> {
+        Arc::clone(&self.volumes)
     }
 
     /// How many targets are mounted or worked on, as far as this process knows.

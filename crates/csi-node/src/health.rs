@@ -2,6 +2,7 @@
 //! alive, and restarting it would not help.
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -16,12 +17,19 @@ pub struct Health {
     registration: watch::Sender<Registration>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Registration {
+/// What the kubelet has said to the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Registration {
     /// No registration folder was given: somebody else registers the driver, or nobody has to.
+    #[serde(rename = "external")]
     NotOurs,
+    /// Nothing yet.
     Awaited,
+    /// Yes.
+    #[serde(rename = "registered")]
     Done,
+    /// No.
     Refused,
 }
 
@@ -41,6 +49,11 @@ impl Health {
     /// Notes what the kubelet said to the registration.
     pub fn registered(&self, accepted: bool) {
         self.registration.send_replace(if accepted { Registration::Done } else { Registration::Refused });
+    }
+
+    /// What the kubelet has said.
+    pub fn registration(&self) -> Registration {
+        *self.registration.borrow()
     }
 
     /// Waits until the kubelet has registered the driver.

@@ -17,7 +17,7 @@
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
 //!   its parts.
 //! * [`metrics`] counts and is scraped, on a port that [`listener`] binds.
-//! * [`admin`] is the operator's socket, [`startup_taint`] lets pods onto a fresh node when it is ready.
+//! * [`admin`] is the operator's socket, [`status`] what it tells of the volumes; [`startup_taint`] lets pods onto a fresh node when it is ready.
 //! * [`cluster`] is what is done once for a cluster, before an upgrade and before the driver is removed.
 //! * [`error`] has every way to fail, the words for it and the gRPC code.
 
@@ -51,6 +51,7 @@ pub mod reporting;
 pub mod rotation;
 pub mod service_account;
 pub mod startup_taint;
+pub mod status;
 pub mod synced_secret;
 pub mod targets;
 pub mod telemetry;

@@ -1,7 +1,7 @@
 //! The binary `akv-csi`.
 
 use csi_node::cli::{Cli, ClusterArgs, Command, RefreshArgs};
-use csi_node::driver::{Outcome, Selection};
+use csi_node::driver::Outcome;
 use std::process::ExitCode;
 
 /// Exit code for a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
@@ -14,9 +14,7 @@ const MOST_BLOCKED: usize = 64;
 
 /// Prints a line for each volume. Exit code 1 when one could not be refreshed, or none was found.
 async fn refresh(arguments: RefreshArgs) -> ExitCode {
-    let socket =
-        arguments.admin_socket.unwrap_or_else(|| csi_node::admin::default_socket(arguments.endpoint.path()));
-    let wanted = Selection { namespace: arguments.namespace, pod: arguments.pod, class: arguments.class };
+    let (socket, wanted) = (arguments.selection.socket.path(), arguments.selection.wanted());
     match csi_node::admin::refresh(&socket, &wanted).await {
         Ok(volumes) if volumes.is_empty() => {
             eprintln!(
@@ -94,6 +92,7 @@ fn main() -> ExitCode {
         Command::Node(arguments) => runtime.block_on(csi_node::node::run(*arguments)),
         Command::Refresh(arguments) => return runtime.block_on(refresh(arguments)),
         Command::Cluster(arguments) => return runtime.block_on(cluster(arguments)),
+        Command::Status(arguments) => return runtime.block_on(csi_node::status::run(arguments)),
     };
     // A mount call that hangs in the kernel must not keep the process from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -15,6 +15,7 @@ use crate::registration::{self, Announcement};
 use crate::reporting::Reporting;
 use crate::rotation::Schedule;
 use crate::service_account::ServiceAccounts;
+use crate::status::About;
 use crate::upkeep::Upkeep;
 use crate::volume::{Options, Volumes};
 use crate::{admin, health_server, http, kubernetes, startup_taint, telemetry};
@@ -24,7 +25,7 @@ use proto::csi::node_server::NodeServer;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
@@ -173,8 +174,14 @@ async fn serve(arguments: &NodeArgs, driver: Arc<Driver>, health: Arc<Health>) -
 
     let admin_socket = arguments.admin_socket.clone().unwrap_or_else(|| admin::default_socket(path));
     let (admin_driver, until) = (Arc::clone(&driver), when_stopped(stopped.clone()));
+    let about = About {
+        node: node_id(&arguments.node_id),
+        driver_name: arguments.driver_name.clone(),
+        started: SystemTime::now(),
+        health: Arc::clone(&health),
+    };
     tokio::spawn(async move {
-        if let Err(error) = admin::serve(&admin_socket, admin_driver, until).await {
+        if let Err(error) = admin::serve(&admin_socket, admin_driver, about, until).await {
             tracing::error!(socket = %admin_socket.display(), %error, "the operator's socket is not served");
         }
     });

@@ -98,7 +98,7 @@ impl Schedule {
     }
 
     /// This node's share of an interval, always the same for one class.
-    fn shortened(&self, interval: Duration, namespace: &str, class: &str) -> Duration {
+    pub fn shortened(&self, interval: Duration, namespace: &str, class: &str) -> Duration {
         let mut hasher = DefaultHasher::new();
         (self.seed, namespace, class).hash(&mut hasher);
         let part = u32::try_from(hasher.finish() >> 32).unwrap_or(u32::MAX);

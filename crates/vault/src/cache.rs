@@ -283,7 +283,7 @@ impl<V: Send + Sync + 'static, E: Failing> Cache<V, E> {
         }
     }
 
-    #[cfg(test)]
+    /// How many values are held or asked for.
     pub(crate) fn len(&self) -> usize {
         self.slots.lock().len()
     }

@@ -24,7 +24,7 @@ mod observe;
 
 pub use client::{
     Client, ClientOptions, Contents, Credential, Failure, FailureKind, FetchError, FetchRequest, File, Lease,
-    ObjectVersion, Priority, Transport, Unreachable,
+    ObjectVersion, Priority, Transport, Unreachable, VaultState,
 };
 pub use convert::{Rendering, TlsError, TlsFile};
 pub use endpoint::{ResourceMismatch, VaultEndpoint};

@@ -3,14 +3,16 @@
 mod cluster;
 pub mod go_flags;
 mod node;
+mod status;
+pub mod terminal;
 
 pub use cluster::{ClusterArgs, ClusterTask};
 pub use node::{NodeArgs, RetiredArgs};
+pub use status::{OutputFormat, SelectionArgs, SocketArgs, StatusArgs};
+pub use terminal::Terminal;
 
-use crate::endpoint::Endpoint;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 /// Mounts Azure Key Vault secrets, keys and certificates into pods.
 #[derive(Debug, Parser)]
@@ -30,26 +32,16 @@ pub enum Command {
     Refresh(RefreshArgs),
     /// What is done once for a cluster: the Helm chart's hooks run it.
     Cluster(ClusterArgs),
+    /// Show the volumes on this node: how fresh they are and what is wrong with them.
+    Status(StatusArgs),
 }
 
 /// Which volumes to refresh; without a choice, all on this node.
 #[derive(Debug, Args)]
 pub struct RefreshArgs {
-    /// Namespace of the pods.
-    #[arg(short, long)]
-    pub namespace: Option<String>,
-    /// Name of the pod.
-    #[arg(long)]
-    pub pod: Option<String>,
-    /// Name of the SecretProviderClass.
-    #[arg(long)]
-    pub class: Option<String>,
-    /// The driver's socket for operators. Default: admin.sock beside the CSI socket.
-    #[arg(long, env = "AKV_CSI_ADMIN_SOCKET", value_name = "PATH")]
-    pub admin_socket: Option<PathBuf>,
-    /// The driver's CSI socket, beside which the other one is.
-    #[arg(long, env = "CSI_ENDPOINT", value_name = "URL", default_value = "unix:///tmp/csi.sock")]
-    pub endpoint: Endpoint,
+    /// Which volumes.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
 }
 
 impl Cli {
@@ -59,7 +51,7 @@ impl Cli {
     /// The parser's own error, which knows how to print itself and which exit code fits (`--help` and `--version` too).
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = Self::command();
-        for subcommand in ["node", "refresh"] {
+        for subcommand in ["node", "refresh", "status"] {
             command = command.mut_subcommand(subcommand, |subcommand| {
                 // As in Go, the last of several equal flags counts. And a variable that a chart leaves blank is not set.
                 subcommand.args_override_self(true).mut_args(|argument| {

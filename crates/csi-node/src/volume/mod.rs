@@ -310,6 +310,25 @@ impl Volumes {
         Ok(found)
     }
 
+    /// The volumes below any kubelet's root directory, as [`Volumes::list`] finds them below one.
+    ///
+    /// # Errors
+    /// [`std::io::Error`] if the list of mounts can not be read.
+    pub fn list_all(&self) -> std::io::Result<Vec<TargetPath>> {
+        let mut found: Vec<TargetPath> = mountinfo::read()?
+            .iter()
+            .filter(|m| m.is_whole_tmpfs())
+            .filter(|m| {
+                let parts = m.point.components().count();
+                is_csi_volume(&m.point.components().skip(parts.saturating_sub(6)).collect::<PathBuf>())
+            })
+            .filter_map(|m| TargetPath::parse(m.point.to_str()?).ok())
+            .collect();
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
     /// The files of a volume as its readers see them, all of one generation.
     ///
     /// # Errors

@@ -142,6 +142,39 @@ impl Vaults {
     }
 }
 
+/// A vault as seen from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultState {
+    /// Its address.
+    pub address: String,
+    /// Requests under way.
+    pub requests: usize,
+    /// For how long nothing is sent any more, and what the vault said.
+    pub pause: Option<(Duration, String)>,
+}
+
+impl Vaults {
+    /// All vaults that are known, by address.
+    pub(super) fn states(&self) -> Vec<VaultState> {
+        let known = self.known.lock();
+        let now = Instant::now();
+        let mut states: Vec<VaultState> = known
+            .iter()
+            .map(|(address, vault)| {
+                let gate = vault.gate.lock();
+                let pause = gate.paused.as_ref().filter(|(until, _)| *until > now);
+                VaultState {
+                    address: address.clone(),
+                    requests: gate.under_way,
+                    pause: pause.map(|(until, cause)| (until.duration_since(now), cause.to_string())),
+                }
+            })
+            .collect();
+        states.sort_by(|a, b| a.address.cmp(&b.address));
+        states
+    }
+}
+
 impl Gate {
     fn new(most: usize, dice: Dice) -> Self {
         let now = Instant::now();

@@ -43,6 +43,7 @@ use api::Answer;
 use error::Cause;
 use exchange::{Exchange, Learnt};
 pub(crate) use limits::Urgency;
+pub use limits::VaultState;
 use limits::Vaults;
 use retry::Dice;
 
@@ -166,6 +167,16 @@ impl Client {
     pub fn over(transport: Arc<dyn Transport>, options: ClientOptions) -> Self {
         let vaults = Vaults::new(options.concurrency_per_vault, Dice::new(options.seed));
         Self { shared: Arc::new(Shared { transport, options, vaults }), cache: Cache::new() }
+    }
+
+    /// The vaults that were asked lately, by address.
+    pub fn vaults(&self) -> Vec<VaultState> {
+        self.shared.vaults.states()
+    }
+
+    /// How many answers of vaults are kept for somebody, or awaited.
+    pub fn cached(&self) -> usize {
+        self.cache.len()
     }
 
     /// Fetches all objects of one volume.

@@ -37,6 +37,10 @@ async fn one_pause_holds_everyone_back() {
     let told = vault.turn(&mount(), within(3)).await.map(drop).unwrap_err();
     assert_eq!(told.kind(), FailureKind::Throttled, "the pause is longer than the deadline");
     assert_eq!(Instant::now(), start, "told at once");
+    let states = vaults.states();
+    assert_eq!((states.len(), states[0].address.as_str(), states[0].requests), (1, "kv1", 0));
+    let (left, reason) = states[0].pause.clone().unwrap();
+    assert!(left >= Duration::from_secs(3) && reason == "429", "{left:?} {reason}");
     let _turn = vault.turn(&mount(), within(60)).await.unwrap();
     let waited = start.elapsed().as_secs_f64();
     assert!((4.0..=5.1).contains(&waited), "never before, little after: {waited}");
