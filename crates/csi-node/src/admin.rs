@@ -1,4 +1,4 @@
-//! The operator's socket: what `akv-csi refresh` and `akv-csi status` talk to. HTTP with JSON over a unix socket that only root can connect to.
+//! The operator's socket: what `akv-csi refresh`, `akv-csi status` and `akv-csi doctor` talk to. HTTP with JSON over a unix socket that only root can connect to.
 
 use crate::driver::{Driver, Refreshed, Selection};
 use crate::endpoint::BoundSocket;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 const REFRESH: &str = "/v1/refresh";
 const VOLUMES: &str = "/v1/volumes";
+const ARGUMENTS: &str = "/v1/arguments";
 
 /// A refresh ends with the publish timeout at the latest, which is below the kubelet's two minutes.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -56,6 +57,10 @@ pub async fn serve(
                     Json(NodeStatus::of(&desk.driver, &desk.about).await)
                 }),
             )
+            .route(
+                ARGUMENTS,
+                get(|State(desk): State<Desk>| async move { Json(desk.about.arguments.clone()) }),
+            )
             .with_state(Desk { driver, about: Arc::new(about) });
     axum::serve(listener, router).with_graceful_shutdown(stop).await
 }
@@ -74,6 +79,14 @@ pub async fn refresh(socket: &Path, wanted: &Selection) -> Result<Vec<Refreshed>
 /// One sentence for people.
 pub async fn status(socket: &Path) -> Result<NodeStatus, String> {
     ask(socket, |client| client.get(format!("http://localhost{VOLUMES}"))).await
+}
+
+/// Asks the driver behind `socket` which flags it was started with.
+///
+/// # Errors
+/// One sentence for people.
+pub async fn arguments(socket: &Path) -> Result<Vec<String>, String> {
+    ask(socket, |client| client.get(format!("http://localhost{ARGUMENTS}"))).await
 }
 
 async fn ask<A: DeserializeOwned>(

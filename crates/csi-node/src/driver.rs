@@ -632,7 +632,7 @@ impl Driver {
 
     /// What the pod's service account says about its identity. One that cannot be read says nothing: what is missing then is
     /// told as a fault of the class.
-    async fn annotations(&self, request: &PublishRequest, deadline: Instant) -> Annotations {
+    pub(crate) async fn annotations(&self, request: &PublishRequest, deadline: Instant) -> Annotations {
         let pod = &request.pod;
         let read =
             timeout_at(deadline, self.accounts.annotations(&pod.namespace, &pod.service_account)).await;
@@ -643,7 +643,7 @@ impl Driver {
     }
 
     /// The cloud of a plan; a custom one's file is read at each use, so that two classes never share a file by accident.
-    async fn cloud(&self, class: &ClassName, plan: &MountPlan) -> Result<Cloud, MountError> {
+    pub(crate) async fn cloud(&self, class: &ClassName, plan: &MountPlan) -> Result<Cloud, MountError> {
         let cloud = match &plan.cloud.choice {
             CloudChoice::Known(cloud) => cloud.clone(),
             CloudChoice::File => {
@@ -664,7 +664,7 @@ impl Driver {
     }
 
     /// As whom the vault is asked. Nothing is sent yet.
-    fn credential(
+    pub(crate) fn credential(
         &self,
         class: &ClassName,
         parameters: &BTreeMap<String, String>,
@@ -802,6 +802,11 @@ impl Driver {
     /// What is noted of each volume.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Where classes come from.
+    pub fn classes(&self) -> &Classes {
+        &self.classes
     }
 
     /// The choices of the operator.

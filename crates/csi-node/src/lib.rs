@@ -17,7 +17,8 @@
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
 //!   its parts.
 //! * [`metrics`] counts and is scraped, on a port that [`listener`] binds.
-//! * [`admin`] is the operator's socket, [`status`] what it tells of the volumes; [`startup_taint`] lets pods onto a fresh node when it is ready.
+//! * [`admin`] is the operator's socket, [`status`] what it tells of the volumes, [`doctor`] tries out what a mount needs;
+//!   [`startup_taint`] lets pods onto a fresh node when it is ready.
 //! * [`cluster`] is what is done once for a cluster, before an upgrade and before the driver is removed.
 //! * [`error`] has every way to fail, the words for it and the gRPC code.
 
@@ -29,6 +30,7 @@ pub mod cloud_file;
 pub mod cluster;
 pub mod credential;
 pub mod csi;
+pub mod doctor;
 pub mod driver;
 pub mod endpoint;
 pub mod error;

@@ -93,6 +93,7 @@ fn main() -> ExitCode {
         Command::Refresh(arguments) => return runtime.block_on(refresh(arguments)),
         Command::Cluster(arguments) => return runtime.block_on(cluster(arguments)),
         Command::Status(arguments) => return runtime.block_on(csi_node::status::run(arguments)),
+        Command::Doctor(arguments) => return runtime.block_on(csi_node::doctor::run(*arguments)),
     };
     // A mount call that hangs in the kernel must not keep the process from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -50,7 +50,7 @@ pub async fn run(arguments: NodeArgs) -> Result<(), StartError> {
     } else {
         None
     };
-    let driver = Arc::new(assemble(&arguments, kubernetes.as_ref())?);
+    let driver = Arc::new(assemble(&arguments, kubernetes.as_ref(), Purpose::Serve)?);
     let health = Arc::new(Health::new(arguments.registration_dir.is_some()));
     let heart = tokio::spawn({
         let health = Arc::clone(&health);
@@ -68,8 +68,21 @@ pub async fn run(arguments: NodeArgs) -> Result<(), StartError> {
     result
 }
 
+/// What a driver is put together for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To serve the kubelet, and to tell the cluster.
+    Serve,
+    /// To be looked at: nothing is followed, and nothing is written anywhere.
+    Examine,
+}
+
 /// Everything behind the sockets.
-fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<Driver, StartError> {
+pub(crate) fn assemble(
+    arguments: &NodeArgs,
+    kubernetes: Option<&kube::Client>,
+    purpose: Purpose,
+) -> Result<Driver, StartError> {
     let bad_flag = |flag, reason: String| StartError::Flag { flag, reason };
     CloudChoice::parse(&arguments.cloud_name).map_err(|error| bad_flag("--cloud-name", error.to_string()))?;
     if arguments.publish_timeout.is_zero() {
@@ -106,6 +119,10 @@ fn assemble(arguments: &NodeArgs, kubernetes: Option<&kube::Client>) -> Result<D
             }
             let classes = Classes::Folder(Folder::new(folder.clone()));
             (classes, ServiceAccounts::Folder(folder.clone()), Reporting::Standalone)
+        }
+        (None, Some(client)) if purpose == Purpose::Examine => {
+            let classes = Classes::ApiServer(ApiServer::new(client.clone()));
+            (classes, ServiceAccounts::ApiServer(client.clone()), Reporting::Standalone)
         }
         (None, Some(client)) => {
             let api_server = ApiServer::new(client.clone());
@@ -179,6 +196,8 @@ async fn serve(arguments: &NodeArgs, driver: Arc<Driver>, health: Arc<Health>) -
         driver_name: arguments.driver_name.clone(),
         started: SystemTime::now(),
         health: Arc::clone(&health),
+        // What comes before is this program and its subcommand.
+        arguments: std::env::args_os().skip(2).map(|text| text.to_string_lossy().into_owned()).collect(),
     };
     tokio::spawn(async move {
         if let Err(error) = admin::serve(&admin_socket, admin_driver, about, until).await {
@@ -256,7 +275,7 @@ fn environment(name: &str) -> Option<String> {
 
 /// Where the VM's identities get their tokens: the metadata service, or the agent of an Azure Arc machine, which is told by
 /// the variables that the agent's installer sets.
-fn vm_identity_source() -> Result<VmIdentitySource, StartError> {
+pub(crate) fn vm_identity_source() -> Result<VmIdentitySource, StartError> {
     let url = |flag: &'static str, text: String| {
         Url::parse(&text)
             .map_err(|error| StartError::Flag { flag, reason: format!("{text:?} is no URL: {error}") })

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use time::OffsetDateTime;
+use time::{OffsetDateTime, macros::format_description};
 
 /// The machine's clock plus an offset. Clones share the offset.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +25,14 @@ impl Clock {
     /// The same instant as a date.
     pub fn date(&self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp(self.now()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+
+    /// The same instant as HTTP's `Date` header says it.
+    pub(crate) fn http_date(&self) -> String {
+        let form = format_description!(
+            "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+        );
+        self.date().format(form).unwrap_or_default()
     }
 
     /// How many seconds the services are ahead of the machine.

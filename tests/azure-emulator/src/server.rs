@@ -404,7 +404,8 @@ async fn through_faults(
         status: outcome.as_ref().map_or(0, |reply| reply.status.as_u16()),
     };
     shared.telemetry.answered(service, entry);
-    outcome
+    // The server's own header would tell the machine's time.
+    outcome.map(|reply| reply.with_header("date", shared.clock.http_date()))
 }
 
 /// The answer to an injected HTTP error.

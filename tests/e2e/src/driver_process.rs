@@ -95,7 +95,14 @@ impl DriverProcess {
 
     /// Runs `akv-csi` with these arguments to its end: exit code, standard output, standard error.
     pub async fn command(arguments: &[&str]) -> (i32, String, String) {
-        let output = Command::new(Self::binary()).args(arguments).env_clear().output().await;
+        Self::command_in(arguments, &[]).await
+    }
+
+    /// Runs a subcommand to its end in this environment and nothing else: exit code, standard output, standard error.
+    pub async fn command_in(arguments: &[&str], environment: &[(String, String)]) -> (i32, String, String) {
+        let environment = environment.iter().map(|(name, value)| (name, value));
+        let output =
+            Command::new(Self::binary()).args(arguments).env_clear().envs(environment).output().await;
         let output = output.expect("the driver's binary can be started");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the driver writes UTF-8");
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))

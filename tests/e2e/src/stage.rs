@@ -193,7 +193,7 @@ impl Stage {
     }
 
     /// Where the driver finds Azure.
-    fn environment(&self) -> Vec<(String, String)> {
+    pub fn environment(&self) -> Vec<(String, String)> {
         vec![
             ("HTTPS_PROXY".to_owned(), self.proxy.url()),
             ("SSL_CERT_FILE".to_owned(), self.path("ca.pem").display().to_string()),

@@ -1,12 +1,14 @@
 //! The command line of `akv-csi`.
 
 mod cluster;
+mod doctor;
 pub mod go_flags;
 mod node;
 mod status;
 pub mod terminal;
 
 pub use cluster::{ClusterArgs, ClusterTask};
+pub use doctor::{DoctorArgs, Namespaced};
 pub use node::{NodeArgs, RetiredArgs};
 pub use status::{OutputFormat, SelectionArgs, SocketArgs, StatusArgs};
 pub use terminal::Terminal;
@@ -34,6 +36,8 @@ pub enum Command {
     Cluster(ClusterArgs),
     /// Show the volumes on this node: how fresh they are and what is wrong with them.
     Status(StatusArgs),
+    /// Try out, step by step, what a mount needs, and say what to do about what does not work.
+    Doctor(Box<DoctorArgs>),
 }
 
 /// Which volumes to refresh; without a choice, all on this node.
@@ -51,7 +55,7 @@ impl Cli {
     /// The parser's own error, which knows how to print itself and which exit code fits (`--help` and `--version` too).
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = Self::command();
-        for subcommand in ["node", "refresh", "status"] {
+        for subcommand in ["node", "refresh", "status", "doctor"] {
             command = command.mut_subcommand(subcommand, |subcommand| {
                 // As in Go, the last of several equal flags counts. And a variable that a chart leaves blank is not set.
                 subcommand.args_override_self(true).mut_args(|argument| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// What standard output is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terminal {
-    /// Columns; `None` for what is no terminal, where lines are as long as they are.
+    /// Columns. `None` for what is no terminal, where lines are as long as they are unless `COLUMNS` says how long.
     pub width: Option<usize>,
     /// Whether colours are wanted.
     pub colour: bool,
@@ -34,14 +34,16 @@ impl Terminal {
     /// Looks at standard output and, for colours, at `NO_COLOR` (<https://no-color.org>) and `TERM`.
     pub fn of_stdout() -> Self {
         let stdout = std::io::stdout();
+        let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let columns = columns.map(|columns: usize| columns.max(NARROWEST));
         if !stdout.is_terminal() {
-            return Self { width: None, colour: false };
+            return Self { width: columns, colour: false };
         }
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let columns = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| usize::from(size.ws_col));
-        let width = if columns == 0 { 80 } else { columns.max(NARROWEST) };
-        Self { width: Some(width), colour: !set("NO_COLOR") && !dumb }
+        let own = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col));
+        let own = own.filter(|columns| *columns > 0).map(|columns| columns.max(NARROWEST));
+        Self { width: columns.or(own).or(Some(80)), colour: !set("NO_COLOR") && !dumb }
     }
 
     /// The text in a colour, where colours are wanted.

@@ -11,11 +11,11 @@ pub const TOKENS_KEY: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 
 /// Volume-context keys that belong to the kubelet. Pod authors cannot set them, whatever they write into
 /// `volumeAttributes`: the kubelet overwrites them.
-const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
-const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
-const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
-const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
-const CLASS: &str = "secretProviderClass";
+pub(crate) const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
+pub(crate) const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
+pub(crate) const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
+pub(crate) const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
+pub(crate) const CLASS: &str = "secretProviderClass";
 
 /// The pod that a volume belongs to, as the kubelet tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -5,6 +5,7 @@ pub mod trust;
 use crate::error::StartError;
 use reqwest::header::HeaderValue;
 use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::ring;
 use rustls::version::{TLS12, TLS13};
 use std::sync::Arc;
@@ -33,6 +34,18 @@ pub fn client(custom_user_agent: &str) -> Result<reqwest::Client, StartError> {
 /// [`StartError::Flag`] when `custom_user_agent`, which comes after the driver's own name, has characters that no HTTP
 /// header may have (RFC 9110, section 5.5).
 pub fn client_trusting(anchors: Anchors, custom_user_agent: &str) -> Result<reqwest::Client, StartError> {
+    let verifier = Verifier::new(anchors, Arc::new(ring::default_provider()))?;
+    client_verifying(Arc::new(verifier), custom_user_agent)
+}
+
+/// Makes a client as [`client_trusting`] does, whose servers are judged by this verifier.
+///
+/// # Errors
+/// As [`client_trusting`].
+pub fn client_verifying(
+    verifier: Arc<dyn ServerCertVerifier>,
+    custom_user_agent: &str,
+) -> Result<reqwest::Client, StartError> {
     let mut agent = format!("akv-csi/{}", env!("CARGO_PKG_VERSION"));
     if !custom_user_agent.is_empty() {
         agent = format!("{agent} {custom_user_agent}");
@@ -45,13 +58,11 @@ pub fn client_trusting(anchors: Anchors, custom_user_agent: &str) -> Result<reqw
     })?;
     let failed = |cause: &dyn std::error::Error| StartError::Http(crate::error::chain(cause));
 
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Verifier::new(anchors, Arc::clone(&provider))?;
-    let mut tls = ClientConfig::builder_with_provider(provider)
+    let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| failed(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     // A TLS configuration that is handed over is taken as it is: nobody else names the protocols.
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

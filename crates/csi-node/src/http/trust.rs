@@ -42,9 +42,16 @@ pub struct Anchors {
     /// SHA-256 of each certificate whole. The store keeps names and keys only, and whole certificates would be some
     /// hundred kilobytes for as long as the process lives.
     fingerprints: HashSet<[u8; 32]>,
+    /// Where they were looked for, in words.
+    sources: Vec<String>,
 }
 
 impl Anchors {
+    /// How many there are and where they are from, for people: `143 CAs of the system`.
+    pub fn describe(&self) -> String {
+        format!("{} CAs of {}", self.roots.len(), self.sources.join(" and "))
+    }
+
     /// Reads what the environment and the system say, as [`anchors`] does.
     ///
     /// # Errors
@@ -115,7 +122,8 @@ pub fn anchors(
     ssl_cert_dir: Option<&OsStr>,
     system: &[&Path],
 ) -> Result<Anchors, StartError> {
-    let mut anchors = Anchors { roots: RootCertStore::empty(), fingerprints: HashSet::new() };
+    let mut anchors =
+        Anchors { roots: RootCertStore::empty(), fingerprints: HashSet::new(), sources: Vec::new() };
 
     if let Some(file) = ssl_cert_file.filter(|file| !file.is_empty()).map(Path::new) {
         let pem_text = std::fs::read(file).map_err(|error| {
@@ -124,6 +132,7 @@ pub fn anchors(
                 "SSL_CERT_FILE is {file}, which cannot be read: {error}; put the PEM file of your CA there, or unset the variable"
             ))
         })?;
+        anchors.sources.push(format!("SSL_CERT_FILE={}", file.display()));
         if anchors.add(&pem_text, file) == 0 {
             let file = file.display();
             return Err(StartError::Http(format!(
@@ -140,7 +149,13 @@ pub fn anchors(
 
     // Folders of certificates have each under several names, all links to the same file, and often to the bundle.
     let mut seen: HashSet<PathBuf> = HashSet::new();
-    for path in bundle.into_iter().chain(named.chain(folders).flat_map(|folder| files_of(&folder))) {
+    let (named, folders): (Vec<PathBuf>, Vec<PathBuf>) = (named.collect(), folders.collect());
+    anchors.sources.extend(named.iter().map(|folder| format!("SSL_CERT_DIR={}", folder.display())));
+    if bundle.is_some() || !folders.is_empty() {
+        anchors.sources.push("the system".to_owned());
+    }
+    let folders = named.iter().chain(&folders);
+    for path in bundle.into_iter().chain(folders.flat_map(|folder| files_of(folder))) {
         let read = std::fs::canonicalize(&path).and_then(|target| {
             let new = target.is_file() && !seen.contains(&target);
             let pem_text = if new { Some(std::fs::read(&target)?) } else { None };

@@ -10,7 +10,7 @@ pub use ledger::{Content, Entry, IdentityKind, Ledger, Trouble, Working};
 pub use report::{About, NodeStatus};
 
 use crate::cli::{OutputFormat, StatusArgs, Terminal};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub async fn run(arguments: StatusArgs) -> ExitCode {
             }
         };
         let screen = if arguments.watch.is_some() && arguments.output == OutputFormat::Table {
-            if terminal.width.is_some() { CLEAR } else { "\n" }
+            if std::io::stdout().is_terminal() { CLEAR } else { "\n" }
         } else {
             ""
         };

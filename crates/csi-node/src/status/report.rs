@@ -24,6 +24,8 @@ pub struct About {
     pub started: SystemTime,
     /// Its health.
     pub health: Arc<Health>,
+    /// Its command line behind `akv-csi node`.
+    pub arguments: Vec<String>,
 }
 
 /// One node's driver and its volumes.

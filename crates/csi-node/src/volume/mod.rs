@@ -23,6 +23,7 @@ mod place;
 mod seal;
 mod target;
 mod tmpfs;
+mod trial;
 mod unpublish;
 mod writer;
 
@@ -52,6 +53,7 @@ pub use self::{
     payload::{FileMode, FilePath, Payload, PayloadDigest, PayloadFile},
     seal::Seal,
     target::TargetPath,
+    trial::{Features, Propagation, Tried, Way, mount_lines, try_way},
 };
 
 /// What is at a target.

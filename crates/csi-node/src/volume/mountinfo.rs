@@ -18,9 +18,18 @@ pub(super) struct Mount {
     pub point: PathBuf,
     pub filesystem: String,
     pub source: String,
+    /// Whether it shares what is mounted in it with its peers.
+    pub shared: bool,
+    /// Options of the file system.
+    pub options: String,
 }
 
 impl Mount {
+    /// Whether the file system has this option.
+    pub fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|own| own == option)
+    }
+
     /// A whole tmpfs, as opposed to a bind mount of some directory in one.
     pub fn is_whole_tmpfs(&self) -> bool {
         self.filesystem == "tmpfs" && self.root == Path::new("/")
@@ -44,15 +53,25 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
     let root = fields.nth(3)?;
     let point = fields.next()?;
-    let mut after_dash = fields.skip_while(|f| *f != b"-").skip(1);
-    let filesystem = after_dash.next()?;
-    let source = after_dash.next()?;
+    let _flags = fields.next()?;
+    let mut shared = false;
+    loop {
+        match fields.next()? {
+            b"-" => break,
+            field => shared |= field.starts_with(b"shared:"),
+        }
+    }
+    let filesystem = fields.next()?;
+    let source = fields.next()?;
+    let options = fields.next().unwrap_or_default();
     let text = |field: &[u8]| String::from_utf8_lossy(unescape(field).as_bytes()).into_owned();
     Some(Mount {
         root: unescape(root).into(),
         point: unescape(point).into(),
         filesystem: text(filesystem),
         source: text(source),
+        shared,
+        options: text(options),
     })
 }
 
@@ -90,10 +109,13 @@ mod tests {
         assert_eq!(mount.root, Path::new("/mnt1"));
         assert_eq!(mount.point, Path::new("/mnt 2\\\nx"));
         assert_eq!((mount.filesystem.as_str(), mount.source.as_str()), ("ext3", "/dev/root"));
-        assert!(!mount.is_whole_tmpfs());
+        assert!(!mount.is_whole_tmpfs() && !mount.shared);
+        assert!(mount.has("errors=continue") && mount.has("rw") && !mount.has("errors"));
 
         let mount = parse_line(b"40 35 0:44 / /x rw,nosuid,nodev,relatime - tmpfs tmpfs rw,size=4k").unwrap();
         assert!(mount.is_whole_tmpfs());
+        let mount = parse_line(b"40 35 0:44 / /x rw shared:7 master:1 - tmpfs tmpfs rw").unwrap();
+        assert!(mount.shared);
         for broken in ["", "36 35 98:0 /mnt1", "36 35 98:0 /mnt1 /mnt2 rw noatime", "a b c d e f - tmpfs"] {
             assert_eq!(parse_line(broken.as_bytes()), None, "{broken}");
         }

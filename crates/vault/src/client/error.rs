@@ -24,6 +24,8 @@ pub struct Failure {
     pub object: String,
     /// The sentence for people: which object in which vault, as whom, why, and the cure.
     pub message: String,
+    /// The cure alone, which the message has too; empty when there is none, or the credential's own words have it.
+    pub cure: String,
 }
 
 /// What a caller may do about a failure.
@@ -266,7 +268,12 @@ impl Cause {
             message.push_str(". Key Vault says: ");
             message.push_str(&excerpt(service));
         }
-        Failure { kind: self.kind(), object: format!("{}/{}", object.kind.as_str(), object.name), message }
+        Failure {
+            kind: self.kind(),
+            object: format!("{}/{}", object.kind.as_str(), object.name),
+            message,
+            cure,
+        }
     }
 
     fn cure(&self, object: &ObjectRequest, listing: bool, endpoint: &VaultEndpoint) -> String {
