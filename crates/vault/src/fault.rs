@@ -15,18 +15,30 @@ pub struct Fault {
     pub problem: String,
     /// What to write instead; empty when the problem already says it.
     pub cure: String,
+    /// Where in the text of `field`, as an index of its characters, when the mistake is in its YAML. White space around
+    /// `objects` is not counted.
+    pub place: Option<usize>,
 }
 
 impl Fault {
     /// A fault without a value to repeat.
     pub fn new(field: impl Into<String>, problem: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { field: field.into(), value: None, problem: problem.into(), cure: cure.into() }
+        Self { field: field.into(), value: None, problem: problem.into(), cure: cure.into(), place: None }
     }
 
     /// The same fault, quoting what was written.
     #[must_use]
     pub fn with_value(mut self, value: impl Into<String>) -> Self {
         self.value = Some(value.into());
+        self
+    }
+}
+
+impl Fault {
+    /// The same fault, at this place in the text of its field.
+    #[must_use]
+    pub fn at(mut self, place: Option<usize>) -> Self {
+        self.place = place;
         self
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! * [`parse_objects`] reads the `objects` parameter of a `SecretProviderClass` into [`ObjectRequest`]s; every mistake
 //!   is a [`Fault`] with its field. [`VaultName`] and [`VaultEndpoint`] say where to ask.
+//! * [`yaml`] shows where in a text each node stands, for whoever has to point at a mistake.
 //! * [`Client::fetch`] asks the vault as a [`Credential`], in parallel and inside a deadline, and returns [`Contents`]:
 //!   the files with their modes, and the versions they came from. A [`FetchError`] says what failed, for whom, and what
 //!   cures it.
@@ -31,6 +32,7 @@ pub use endpoint::{ResourceMismatch, VaultEndpoint};
 pub use fault::{Fault, Faults};
 pub use name::VaultName;
 pub use objects::{
-    FileMode, ObjectKind, ObjectRequest, SecretEncoding, SecretFormat, Versions, parse_objects,
+    FileMode, Misfit, OBJECT_FIELDS, ObjectField, ObjectKind, ObjectRequest, SecretEncoding, SecretFormat,
+    Versions, YamlError, parse_objects, tree as yaml,
 };
 pub use observe::{Lookup, Observer};

@@ -4,12 +4,15 @@
 //! Go library `gopkg.in/yaml.v3` reads them into string fields, because that is what existing manifests were written
 //! against: see [`yaml`].
 
+mod fields;
 mod mode;
 mod path;
 mod yaml;
 
+pub use fields::{OBJECT_FIELDS, ObjectField};
 pub use mode::FileMode;
 pub(crate) use path::cleaned;
+pub use yaml::{Misfit, YamlError, tree};
 
 use std::fmt;
 
@@ -142,6 +145,7 @@ pub fn parse_objects(text: &str) -> Result<Vec<ObjectRequest>, Faults> {
             format!("failed to yaml unmarshal objects, error: {error}"),
             "write `array:` and under it one `- |` block of YAML per object",
         )
+        .at(error.place())
     })?;
     let mut faults = Vec::new();
     let mut requests = Vec::with_capacity(items.len());
@@ -149,11 +153,12 @@ pub fn parse_objects(text: &str) -> Result<Vec<ObjectRequest>, Faults> {
         let field = format!("{FIELD}.array[{index}]");
         match yaml::object(item) {
             Ok(fields) => requests.extend(request(&field, &fields, &mut faults)),
-            Err(error) => faults.push(Fault::new(
-                field,
-                format!("unmarshal failed for keyVaultObjects at index {index}, error: {error}"),
-                "write one `field: value` per line, each field once",
-            )),
+            Err(error) => {
+                let problem =
+                    format!("unmarshal failed for keyVaultObjects at index {index}, error: {error}");
+                let cure = "write one `field: value` per line, each field once";
+                faults.push(Fault::new(field, problem, cure).at(error.place()));
+            }
         }
     }
     Faults::check(faults)?;

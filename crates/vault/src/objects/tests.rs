@@ -276,3 +276,20 @@ proptest! {
         let _ = parse_objects(&text);
     }
 }
+
+#[test]
+fn the_reader_knows_the_listed_fields_and_no_others() {
+    // A list where a text or number should be is only noticed in a field that is read.
+    let is_read = |name: &str| {
+        parse_objects(&format!("array:\n- |\n  {name}: [x]\n")).unwrap_err().to_string().contains("!!seq")
+    };
+    for field in OBJECT_FIELDS {
+        assert!(is_read(field.name), "{}", field.name);
+    }
+    for other in ["objectname", "ObjectType", "keyvaultName", "objectSort"] {
+        assert!(!is_read(other), "{other}");
+    }
+    // Whatever the reader has a place for is in the list.
+    let places = format!("{:?}", yaml::Fields::default()).matches(": ").count();
+    assert_eq!(places, OBJECT_FIELDS.len());
+}

@@ -24,14 +24,33 @@ pub(super) struct Node {
     pub(super) tag: Option<String>,
     /// Counted from 1.
     pub(super) line: usize,
+    /// Index of its first character.
+    pub(super) start: usize,
+    /// Index after its last character; for collections and aliases, where it is not looked for, the same as `start`.
+    pub(super) end: usize,
 }
 
 #[derive(Debug)]
 pub(super) enum Content {
-    Scalar { value: Rc<str>, plain: bool },
+    /// `places` has the index in the text of each of the value's characters.
+    Scalar {
+        value: Rc<str>,
+        plain: bool,
+        places: Vec<u32>,
+    },
     Sequence(Vec<NodeId>),
     Mapping(Vec<(NodeId, NodeId)>),
-    Alias { name: String, target: NodeId },
+    Alias {
+        name: String,
+        target: NodeId,
+    },
+}
+
+impl Content {
+    /// What is not written: a plain scalar of no characters.
+    fn nothing() -> Self {
+        Self::Scalar { value: Rc::from(""), plain: true, places: Vec::new() }
+    }
 }
 
 impl Document {
@@ -116,20 +135,20 @@ impl Composer {
     }
 
     fn add(&mut self, content: Content, tag: Option<String>, mark: Mark) -> NodeId {
-        self.nodes.push(Node { content, tag, line: mark.line + 1 });
+        self.nodes.push(Node { content, tag, line: mark.line + 1, start: mark.index, end: mark.index });
         self.nodes.len() - 1
     }
 
-    /// A node that is not written: a plain scalar of no characters.
     fn empty(&mut self) -> Result<NodeId, YamlError> {
         let mark = self.scanner.peek()?.1;
-        Ok(self.add(Content::Scalar { value: Rc::from(""), plain: true }, None, mark))
+        Ok(self.add(Content::nothing(), None, mark))
     }
 
     fn node(&mut self, block: bool, indentless: bool) -> Result<NodeId, YamlError> {
         self.depth += 1;
         if self.depth > DEEPEST {
-            return Err(YamlError::Syntax(format!("exceeded max depth of {DEEPEST}")));
+            let here = self.scanner.peek()?.1.index;
+            return Err(YamlError::at(here, format!("exceeded max depth of {DEEPEST}")));
         }
         let node = self.node_inside(block, indentless);
         self.depth -= 1;
@@ -142,7 +161,7 @@ impl Composer {
             let name = name.clone();
             self.scanner.next()?;
             let Some(&target) = self.anchors.get(&name) else {
-                return Err(YamlError::Syntax(format!("unknown anchor '{name}' referenced")));
+                return Err(YamlError::at(start.index, format!("unknown anchor '{name}' referenced")));
             };
             return Ok(self.add(Content::Alias { name, target }, None, start));
         }
@@ -175,14 +194,17 @@ impl Composer {
         let content = match self.scanner.peek()?.0 {
             Token::BlockEntry if indentless => Content::Sequence(self.indentless_sequence()?),
             Token::Scalar { .. } => match self.scanner.next()?.0 {
-                Token::Scalar { value, plain } => Content::Scalar { value: Rc::from(value), plain },
+                Token::Scalar { value, plain, places, end } => {
+                    self.nodes[id].end = end;
+                    Content::Scalar { value: Rc::from(value), plain, places }
+                }
                 _ => return Err(error(start, "did not find expected node content")),
             },
             Token::FlowSequenceStart => Content::Sequence(self.flow_sequence()?),
             Token::FlowMappingStart => Content::Mapping(self.flow_mapping()?),
             Token::BlockSequenceStart if block => Content::Sequence(self.block_sequence()?),
             Token::BlockMappingStart if block => Content::Mapping(self.block_mapping()?),
-            _ if described => Content::Scalar { value: Rc::from(""), plain: true },
+            _ if described => Content::nothing(),
             _ => return Err(error(self.scanner.peek()?.1, "did not find expected node content")),
         };
         self.nodes[id].content = content;
@@ -344,5 +366,5 @@ impl Composer {
 }
 
 fn error(mark: Mark, problem: &str) -> YamlError {
-    YamlError::Syntax(format!("line {}: {problem}", mark.line + 1))
+    YamlError::at(mark.index, format!("line {}: {problem}", mark.line + 1))
 }

@@ -7,6 +7,7 @@
 mod compose;
 mod resolve;
 mod scanner;
+pub mod tree;
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -18,13 +19,45 @@ use resolve::{Resolved, resolve};
 
 /// What is wrong with a text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum YamlError {
+pub enum YamlError {
     /// It is not YAML, or cannot be made sense of at all.
-    #[error("yaml: {0}")]
-    Syntax(String),
+    #[error("yaml: {problem}")]
+    Syntax {
+        /// What is wrong.
+        problem: String,
+        /// Where, as an index of the text's characters, if that is known.
+        at: Option<usize>,
+    },
     /// It is, but not of the right shape; every place that is wrong.
-    #[error("yaml: unmarshal errors: {}", .0.join(", "))]
-    Shape(Vec<String>),
+    #[error("yaml: unmarshal errors: {}", .0.iter().map(|misfit| misfit.problem.as_str()).collect::<Vec<_>>().join(", "))]
+    Shape(Vec<Misfit>),
+}
+
+/// A node that is not of the right shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// What is wrong, with its line.
+    pub problem: String,
+    /// Where, as an index of the text's characters.
+    pub at: usize,
+}
+
+impl YamlError {
+    fn at(at: usize, problem: impl Into<String>) -> Self {
+        Self::Syntax { problem: problem.into(), at: Some(at) }
+    }
+
+    fn somewhere(problem: impl Into<String>) -> Self {
+        Self::Syntax { problem: problem.into(), at: None }
+    }
+
+    /// Where the first mistake is, as an index of the text's characters.
+    pub fn place(&self) -> Option<usize> {
+        match self {
+            Self::Syntax { at, .. } => *at,
+            Self::Shape(misfits) => misfits.first().map(|misfit| misfit.at),
+        }
+    }
 }
 
 /// The fields of one object, as written.
@@ -63,7 +96,7 @@ pub(super) fn string_array(text: &str) -> Result<Vec<Rc<str>>, YamlError> {
                     if let Some(item) = reader.string(entry)? {
                         total += item.len();
                         if total > LARGEST_EXPANSION {
-                            return Err(YamlError::Syntax("document contains excessive aliasing".to_owned()));
+                            return Err(YamlError::somewhere("document contains excessive aliasing"));
                         }
                         items.push(item);
                     }
@@ -115,7 +148,7 @@ type Visit<'a, 'd> = &'a mut dyn FnMut(&mut Reader<'d>, &str, NodeId) -> Result<
 
 struct Reader<'d> {
     document: &'d Document,
-    wrong: Vec<String>,
+    wrong: Vec<Misfit>,
     steps: usize,
     /// Aliases being followed, to notice one inside itself.
     following: HashSet<NodeId>,
@@ -134,12 +167,13 @@ impl<'d> Reader<'d> {
     fn follow(&mut self, id: NodeId) -> Result<NodeId, YamlError> {
         self.steps += 1;
         if self.steps > MOST_STEPS {
-            return Err(YamlError::Syntax("document contains excessive aliasing".to_owned()));
+            return Err(YamlError::somewhere("document contains excessive aliasing"));
         }
         match &self.document.node(id).content {
-            Content::Alias { name, target } if self.following.contains(target) => {
-                Err(YamlError::Syntax(format!("anchor '{name}' value contains itself")))
-            }
+            Content::Alias { name, target } if self.following.contains(target) => Err(YamlError::at(
+                self.document.node(id).start,
+                format!("anchor '{name}' value contains itself"),
+            )),
             Content::Alias { target, .. } => Ok(*target),
             _ => Ok(id),
         }
@@ -148,7 +182,7 @@ impl<'d> Reader<'d> {
     fn is_null(&mut self, id: NodeId) -> Result<bool, YamlError> {
         let node = self.document.node(id);
         match &node.content {
-            Content::Scalar { value, plain } => {
+            Content::Scalar { value, plain, .. } => {
                 Ok(matches!(resolve(node.tag.as_deref(), *plain, value)?, Resolved::Null))
             }
             _ => Ok(node.tag.as_deref() == Some(resolve::NULL)),
@@ -159,7 +193,7 @@ impl<'d> Reader<'d> {
     fn wrong_shape(&mut self, id: NodeId, wanted: &str) -> Result<(), YamlError> {
         let node = self.document.node(id);
         let found = match &node.content {
-            Content::Scalar { value, plain } => {
+            Content::Scalar { value, plain, .. } => {
                 let tag = resolve::short_tag(node.tag.as_deref(), *plain, value)?;
                 let mut text: String = value.chars().take(10).collect();
                 if value.chars().nth(10).is_some() {
@@ -170,7 +204,8 @@ impl<'d> Reader<'d> {
             Content::Sequence(_) => "!!seq".to_owned(),
             Content::Mapping(_) | Content::Alias { .. } => "!!map".to_owned(),
         };
-        self.wrong.push(format!("line {}: cannot unmarshal {found} into {wanted}", node.line));
+        let problem = format!("line {}: cannot unmarshal {found} into {wanted}", node.line);
+        self.wrong.push(Misfit { problem, at: node.start });
         Ok(())
     }
 
@@ -178,7 +213,7 @@ impl<'d> Reader<'d> {
     fn string(&mut self, id: NodeId) -> Result<Option<Rc<str>>, YamlError> {
         let id = self.follow(id)?;
         let node = self.document.node(id);
-        let Content::Scalar { value, plain } = &node.content else {
+        let Content::Scalar { value, plain, .. } = &node.content else {
             if !self.is_null(id)? {
                 self.wrong_shape(id, "string")?;
             }
@@ -196,7 +231,7 @@ impl<'d> Reader<'d> {
         let id = self.follow(id)?;
         let node = self.document.node(id);
         let number = match &node.content {
-            Content::Scalar { value, plain } => match resolve(node.tag.as_deref(), *plain, value)? {
+            Content::Scalar { value, plain, .. } => match resolve(node.tag.as_deref(), *plain, value)? {
                 Resolved::Null => return Ok(None),
                 Resolved::Int(number) => i32::try_from(number).ok(),
                 Resolved::Float(number) => {
@@ -234,7 +269,7 @@ impl<'d> Reader<'d> {
         };
         let newly = self.following.insert(target);
         if self.following.len() > scanner::DEEPEST {
-            return Err(YamlError::Syntax("document contains excessive aliasing".to_owned()));
+            return Err(YamlError::somewhere("document contains excessive aliasing"));
         }
         if self.keys_are_unique(entries) {
             let mut done = HashMap::new();
@@ -244,7 +279,7 @@ impl<'d> Reader<'d> {
                     merge = Some(value);
                     continue;
                 }
-                let line = self.document.node(key).line;
+                let (line, at) = (self.document.node(key).line, self.document.node(key).start);
                 let Some(name) = self.string(key)? else { continue };
                 if let Some(seen) = seen
                     && !seen.insert((*name).to_owned())
@@ -253,7 +288,8 @@ impl<'d> Reader<'d> {
                 }
                 match done.entry(Rc::clone(&name)) {
                     Entry::Occupied(known) if *known.get() => {
-                        self.wrong.push(format!("line {line}: field {name} already set in type {wanted}"));
+                        let problem = format!("line {line}: field {name} already set in type {wanted}");
+                        self.wrong.push(Misfit { problem, at });
                     }
                     Entry::Occupied(_) => {}
                     Entry::Vacant(slot) => {
@@ -292,8 +328,8 @@ impl<'d> Reader<'d> {
             own = Some(keys);
             &mut own
         };
-        let refused =
-            || YamlError::Syntax("map merge requires map or sequence of maps as the value".to_owned());
+        let place = self.document.node(merge).start;
+        let refused = || YamlError::at(place, "map merge requires map or sequence of maps as the value");
         let target = self.follow(merge)?;
         match &self.document.node(target).content {
             Content::Mapping(_) => self.mapping_below(merge, wanted, seen, visit),
@@ -314,7 +350,7 @@ impl<'d> Reader<'d> {
 
     fn is_merge(&self, id: NodeId) -> bool {
         let node = self.document.node(id);
-        matches!(&node.content, Content::Scalar { value, plain } if &**value == "<<"
+        matches!(&node.content, Content::Scalar { value, plain, .. } if &**value == "<<"
             && node.tag.as_deref().map_or(*plain, |tag| tag == resolve::MERGE))
     }
 
@@ -331,12 +367,15 @@ impl<'d> Reader<'d> {
                 Content::Mapping(_) => (3, ""),
             };
             match first.entry(identity) {
-                Entry::Occupied(known) => self.wrong.push(format!(
-                    "line {}: mapping key {:?} already defined at line {}",
-                    node.line,
-                    identity.1,
-                    known.get()
-                )),
+                Entry::Occupied(known) => self.wrong.push(Misfit {
+                    problem: format!(
+                        "line {}: mapping key {:?} already defined at line {}",
+                        node.line,
+                        identity.1,
+                        known.get()
+                    ),
+                    at: node.start,
+                }),
                 Entry::Vacant(slot) => {
                     slot.insert(node.line);
                 }

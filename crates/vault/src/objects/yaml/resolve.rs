@@ -27,11 +27,11 @@ pub(super) fn resolve(tag: Option<&str>, plain: bool, text: &str) -> Result<Reso
         return Ok(if plain { by_looks(text) } else { Resolved::Text });
     };
     let name = tag.strip_prefix(PREFIX).unwrap_or_default();
-    let refused = |found: &str| YamlError::Syntax(format!("cannot decode {found} `{text}` as a !!{name}"));
+    let refused = |found: &str| YamlError::somewhere(format!("cannot decode {found} `{text}` as a !!{name}"));
     match name {
         "binary" => {
             let bytes = base64_decoded(text.as_bytes())
-                .map_err(|_| YamlError::Syntax("!!binary value contains invalid base64 data".to_owned()))?;
+                .map_err(|_| YamlError::somewhere("!!binary value contains invalid base64 data"))?;
             // Names, types and versions are text; what is not, no vault has.
             Ok(Resolved::Binary(String::from_utf8_lossy(&bytes).into_owned()))
         }

@@ -19,7 +19,10 @@ const LONGEST_KEY: usize = 1024;
 pub(super) enum Token {
     StreamEnd,
     Version(u8, u8),
-    TagDirective { handle: String, prefix: String },
+    TagDirective {
+        handle: String,
+        prefix: String,
+    },
     DocumentStart,
     DocumentEnd,
     BlockSequenceStart,
@@ -35,13 +38,22 @@ pub(super) enum Token {
     Value,
     Alias(String),
     Anchor(String),
-    Tag { handle: String, suffix: String },
-    Scalar { value: String, plain: bool },
+    Tag {
+        handle: String,
+        suffix: String,
+    },
+    /// `places` has the index in the text of each of the value's characters; `end` is the index after the scalar.
+    Scalar {
+        value: String,
+        plain: bool,
+        places: Vec<u32>,
+        end: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mark {
-    index: usize,
+    pub(super) index: usize,
     pub(super) line: usize,
     column: usize,
 }
@@ -54,6 +66,32 @@ struct SimpleKey {
     /// It stands where only a key can stand.
     required: bool,
     mark: Mark,
+}
+
+/// A scalar's value as it grows, with the place of each character.
+#[derive(Default)]
+struct Value {
+    text: String,
+    places: Vec<u32>,
+}
+
+impl Value {
+    fn push(&mut self, c: char, mark: Mark) {
+        self.text.push(c);
+        self.places.push(u32::try_from(mark.index).unwrap_or(u32::MAX));
+    }
+
+    /// Moves everything out of `other` to the end of this one.
+    fn append(&mut self, other: &mut Self) {
+        self.text.push_str(&other.text);
+        self.places.append(&mut other.places);
+        other.text.clear();
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.places.clear();
+    }
 }
 
 pub(super) struct Scanner {
@@ -95,8 +133,8 @@ impl Scanner {
     pub(super) fn new(text: &str) -> Result<Self, YamlError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let readable = |c: &char| matches!(c, '\t' | '\n' | '\r' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{fffd}' | '\u{10000}'..);
-        if text.chars().any(|c| !readable(&c)) {
-            return Err(YamlError::Syntax("control characters are not allowed".to_owned()));
+        if let Some(at) = text.chars().position(|c| !readable(&c)) {
+            return Err(YamlError::at(at, "control characters are not allowed"));
         }
         Ok(Self {
             chars: text.chars().collect(),
@@ -122,7 +160,7 @@ impl Scanner {
         }
         match self.tokens.front() {
             Some((token, mark)) => Ok((token, *mark)),
-            None => Err(YamlError::Syntax("unexpected end of text".to_owned())),
+            None => Err(YamlError::at(self.mark.index, "unexpected end of text")),
         }
     }
 
@@ -130,7 +168,7 @@ impl Scanner {
     pub(super) fn next(&mut self) -> Result<(Token, Mark), YamlError> {
         self.peek()?;
         self.taken += 1;
-        self.tokens.pop_front().ok_or_else(|| YamlError::Syntax("unexpected end of text".to_owned()))
+        self.tokens.pop_front().ok_or_else(|| YamlError::at(self.mark.index, "unexpected end of text"))
     }
 
     fn head_may_be_key(&mut self) -> Result<bool, YamlError> {
@@ -157,9 +195,9 @@ impl Scanner {
     fn error(&self, context: Mark, problem: &str) -> YamlError {
         let line = if context.line > 0 { context.line } else { self.mark.line };
         if line > 0 {
-            YamlError::Syntax(format!("line {}: {problem}", line + 1))
+            YamlError::at(context.index, format!("line {}: {problem}", line + 1))
         } else {
-            YamlError::Syntax(problem.to_owned())
+            YamlError::at(context.index, problem)
         }
     }
 
@@ -183,15 +221,22 @@ impl Scanner {
         self.skip(1);
     }
 
+    /// Takes one character of a scalar.
+    fn take(&mut self, into: &mut Value) {
+        into.push(self.here(), self.mark);
+        self.skip(1);
+    }
+
     /// Takes one line break; all but U+2028 and U+2029 are read as `\n`.
-    fn read_break(&mut self, into: &mut String) {
+    fn take_break(&mut self, into: &mut Value) {
+        let here = self.mark;
         match self.here() {
             '\r' if self.at(1) == '\n' => {
-                into.push('\n');
+                into.push('\n', here);
                 self.mark.index += 1;
             }
-            '\r' | '\n' | '\u{85}' => into.push('\n'),
-            c @ ('\u{2028}' | '\u{2029}') => into.push(c),
+            '\r' | '\n' | '\u{85}' => into.push('\n', here),
+            c @ ('\u{2028}' | '\u{2029}') => into.push(c, here),
             _ => return,
         }
         self.mark.index += 1;
@@ -200,7 +245,7 @@ impl Scanner {
     }
 
     fn skip_break(&mut self) {
-        self.read_break(&mut String::new());
+        self.take_break(&mut Value::default());
     }
 
     fn skip_blanks(&mut self) {

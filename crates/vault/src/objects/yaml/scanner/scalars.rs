@@ -1,6 +1,6 @@
 //! Scalars of the five styles (YAML 1.1 §9).
 
-use super::{Mark, Scanner, Token, YamlError, is_blank, is_blank_or_end, is_break, is_break_or_end};
+use super::{Mark, Scanner, Token, Value, YamlError, is_blank, is_blank_or_end, is_break, is_break_or_end};
 
 impl Scanner {
     pub(super) fn block_scalar(&mut self, literal: bool) -> Result<(), YamlError> {
@@ -39,35 +39,35 @@ impl Scanner {
 
         let mut indent = increment.map_or(0, |increment| self.indent.max(0) + increment);
         let (mut value, mut leading_break, mut trailing_breaks) =
-            (String::new(), String::new(), String::new());
+            (Value::default(), Value::default(), Value::default());
         self.block_scalar_breaks(&mut indent, &mut trailing_breaks, start)?;
         let mut leading_blank = false;
         while self.column() == indent && self.here() != '\0' {
             let blank = is_blank(self.here());
-            if !literal && leading_break.starts_with('\n') && !leading_blank && !blank {
-                if trailing_breaks.is_empty() {
-                    value.push(' ');
+            if !literal && leading_break.text.starts_with('\n') && !leading_blank && !blank {
+                if trailing_breaks.text.is_empty() {
+                    value.push(' ', self.mark);
                 }
+                leading_break.clear();
             } else {
-                value.push_str(&leading_break);
+                value.append(&mut leading_break);
             }
-            leading_break.clear();
-            value.push_str(&trailing_breaks);
-            trailing_breaks.clear();
+            value.append(&mut trailing_breaks);
             leading_blank = blank;
             while !is_break_or_end(self.here()) {
-                self.read(&mut value);
+                self.take(&mut value);
             }
-            self.read_break(&mut leading_break);
+            self.take_break(&mut leading_break);
             self.block_scalar_breaks(&mut indent, &mut trailing_breaks, start)?;
         }
+        let end = value.places.last().map_or(start.index + 1, |&last| last as usize + 1);
         if chomping != Chomping::Strip {
-            value.push_str(&leading_break);
+            value.append(&mut leading_break);
         }
         if chomping == Chomping::Keep {
-            value.push_str(&trailing_breaks);
+            value.append(&mut trailing_breaks);
         }
-        self.push(Token::Scalar { value, plain: false }, start);
+        self.push_scalar(value, false, start, end);
         Ok(())
     }
 
@@ -75,7 +75,7 @@ impl Scanner {
     fn block_scalar_breaks(
         &mut self,
         indent: &mut isize,
-        breaks: &mut String,
+        breaks: &mut Value,
         start: Mark,
     ) -> Result<(), YamlError> {
         let mut widest = 0;
@@ -90,7 +90,7 @@ impl Scanner {
             if !is_break(self.here()) {
                 break;
             }
-            self.read_break(breaks);
+            self.take_break(breaks);
         }
         if *indent == 0 {
             *indent = widest.max(self.indent + 1).max(1);
@@ -102,9 +102,9 @@ impl Scanner {
         let start = self.mark;
         let quote = if single { '\'' } else { '"' };
         self.skip(1);
-        let mut value = String::new();
+        let mut value = Value::default();
         let (mut leading_break, mut trailing_breaks, mut blanks) =
-            (String::new(), String::new(), String::new());
+            (Value::default(), Value::default(), Value::default());
         loop {
             if self.at_document_indicator() {
                 return Err(self.error(start, "found unexpected document indicator"));
@@ -116,7 +116,7 @@ impl Scanner {
             while !is_blank_or_end(self.here()) {
                 match self.here() {
                     '\'' if single && self.at(1) == '\'' => {
-                        value.push('\'');
+                        value.push('\'', self.mark);
                         self.skip(2);
                     }
                     c if c == quote => break,
@@ -127,7 +127,7 @@ impl Scanner {
                         break;
                     }
                     '\\' if !single => self.escape(start, &mut value)?,
-                    _ => self.read(&mut value),
+                    _ => self.take(&mut value),
                 }
             }
             if self.here() == quote {
@@ -138,35 +138,35 @@ impl Scanner {
                     if broken {
                         self.skip(1);
                     } else {
-                        self.read(&mut blanks);
+                        self.take(&mut blanks);
                     }
                 } else if broken {
-                    self.read_break(&mut trailing_breaks);
+                    self.take_break(&mut trailing_breaks);
                 } else {
                     blanks.clear();
-                    self.read_break(&mut leading_break);
+                    self.take_break(&mut leading_break);
                     broken = true;
                 }
             }
             if broken {
-                fold(&mut value, &mut leading_break, &mut trailing_breaks);
+                fold(&mut value, &mut leading_break, &mut trailing_breaks, self.mark);
             } else {
-                value.push_str(&blanks);
-                blanks.clear();
+                value.append(&mut blanks);
             }
         }
         self.skip(1);
-        self.push(Token::Scalar { value, plain: false }, start);
+        self.push_scalar(value, false, start, self.mark.index);
         Ok(())
     }
 
-    fn escape(&mut self, start: Mark, into: &mut String) -> Result<(), YamlError> {
+    fn escape(&mut self, start: Mark, into: &mut Value) -> Result<(), YamlError> {
+        let here = self.mark;
         let digits = match self.at(1) {
             'x' => 2,
             'u' => 4,
             'U' => 8,
             simple => {
-                into.push(match simple {
+                let c = match simple {
                     '0' => '\0',
                     'a' => '\x07',
                     'b' => '\x08',
@@ -182,7 +182,8 @@ impl Scanner {
                     'L' => '\u{2028}',
                     'P' => '\u{2029}',
                     _ => return Err(self.error(start, "found unknown escape character")),
-                });
+                };
+                into.push(c, here);
                 self.skip(2);
                 return Ok(());
             }
@@ -199,7 +200,7 @@ impl Scanner {
         let Some(c) = char::from_u32(code) else {
             return Err(self.error(start, "found invalid Unicode character escape code"));
         };
-        into.push(c);
+        into.push(c, here);
         Ok(())
     }
 
@@ -208,9 +209,9 @@ impl Scanner {
         self.key_allowed = false;
         let start = self.mark;
         let indent = self.indent + 1;
-        let mut value = String::new();
+        let mut value = Value::default();
         let (mut leading_break, mut trailing_breaks, mut blanks) =
-            (String::new(), String::new(), String::new());
+            (Value::default(), Value::default(), Value::default());
         let mut broken = false;
         loop {
             if self.at_document_indicator() || self.here() == '#' {
@@ -224,13 +225,12 @@ impl Scanner {
                     break;
                 }
                 if broken {
-                    fold(&mut value, &mut leading_break, &mut trailing_breaks);
+                    fold(&mut value, &mut leading_break, &mut trailing_breaks, self.mark);
                     broken = false;
                 } else {
-                    value.push_str(&blanks);
-                    blanks.clear();
+                    value.append(&mut blanks);
                 }
-                self.read(&mut value);
+                self.take(&mut value);
             }
             if !is_blank(self.here()) && !is_break(self.here()) {
                 break;
@@ -243,13 +243,13 @@ impl Scanner {
                     if broken {
                         self.skip(1);
                     } else {
-                        self.read(&mut blanks);
+                        self.take(&mut blanks);
                     }
                 } else if broken {
-                    self.read_break(&mut trailing_breaks);
+                    self.take_break(&mut trailing_breaks);
                 } else {
                     blanks.clear();
-                    self.read_break(&mut leading_break);
+                    self.take_break(&mut leading_break);
                     broken = true;
                 }
             }
@@ -260,21 +260,26 @@ impl Scanner {
         if broken {
             self.key_allowed = true;
         }
-        self.push(Token::Scalar { value, plain: true }, start);
+        let end = value.places.last().map_or(start.index, |&last| last as usize + 1);
+        self.push_scalar(value, true, start, end);
         Ok(())
+    }
+
+    fn push_scalar(&mut self, value: Value, plain: bool, start: Mark, end: usize) {
+        let Value { text, places } = value;
+        self.push(Token::Scalar { value: text, plain, places, end }, start);
     }
 }
 
 /// Line folding: one `\n` becomes a space, further breaks stay, and U+2028 and U+2029 are never folded.
-fn fold(value: &mut String, leading_break: &mut String, trailing_breaks: &mut String) {
-    if leading_break.starts_with('\n') {
-        if trailing_breaks.is_empty() {
-            value.push(' ');
+fn fold(value: &mut Value, leading_break: &mut Value, trailing_breaks: &mut Value, here: Mark) {
+    if leading_break.text.starts_with('\n') {
+        if trailing_breaks.text.is_empty() {
+            value.push(' ', here);
         }
+        leading_break.clear();
     } else {
-        value.push_str(leading_break);
+        value.append(leading_break);
     }
-    value.push_str(trailing_breaks);
-    leading_break.clear();
-    trailing_breaks.clear();
+    value.append(trailing_breaks);
 }
