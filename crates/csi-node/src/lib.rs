@@ -20,6 +20,7 @@
 //! * [`admin`] is the operator's socket, [`status`] what it tells of the volumes, [`doctor`] tries out what a mount needs;
 //!   [`startup_taint`] lets pods onto a fresh node when it is ready.
 //! * [`cluster`] is what is done once for a cluster, before an upgrade and before the driver is removed.
+//! * [`validate`] checks manifests without a cluster, by the driver's own rules; [`parameters`] lists what a class may say.
 //! * [`error`] has every way to fail, the words for it and the gRPC code.
 
 pub mod admin;
@@ -44,6 +45,7 @@ pub mod listener;
 pub mod manifests;
 pub mod metrics;
 pub mod node;
+pub mod parameters;
 pub mod plan;
 pub mod pod_state;
 pub mod pod_status;
@@ -58,4 +60,5 @@ pub mod synced_secret;
 pub mod targets;
 pub mod telemetry;
 pub mod upkeep;
+pub mod validate;
 pub mod volume;

@@ -67,6 +67,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    // Needs no network, no runtime and no secrets.
+    if let Command::Validate(arguments) = &cli.command {
+        return csi_node::validate::run(arguments);
+    }
     // Two TLS libraries in one process could both offer a provider; choosing one here settles it.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("akv-csi: the TLS provider was already chosen");
@@ -94,6 +98,7 @@ fn main() -> ExitCode {
         Command::Cluster(arguments) => return runtime.block_on(cluster(arguments)),
         Command::Status(arguments) => return runtime.block_on(csi_node::status::run(arguments)),
         Command::Doctor(arguments) => return runtime.block_on(csi_node::doctor::run(*arguments)),
+        Command::Validate(_) => return ExitCode::SUCCESS,
     };
     // A mount call that hangs in the kernel must not keep the process from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

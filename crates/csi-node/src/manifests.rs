@@ -78,7 +78,7 @@ pub fn find(folder: &Path, wanted: Wanted<'_>) -> io::Result<Found> {
                 continue;
             }
         };
-        for document in documents(&text) {
+        for (_, document) in documents(&text) {
             match serde_saphyr::from_str::<Option<Header>>(document) {
                 Ok(Some(header)) if header.is(wanted) => {
                     found.documents.push((file.clone(), document.to_owned()));
@@ -127,19 +127,20 @@ fn read(file: &Path) -> io::Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// Splits a file at its document markers. Done by hand, so that a syntax error in one document leaves the others readable.
-fn documents(text: &str) -> Vec<&str> {
+/// Splits a file at its document markers, each document with the byte it begins at. Done by hand, so that a syntax error in
+/// one document leaves the others readable.
+pub fn documents(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
     let (mut start, mut offset) = (0, 0);
     for line in text.split_inclusive('\n') {
         let content = line.trim_end();
         if content == "---" || content.starts_with("--- ") || content.starts_with("---\t") {
-            documents.extend(text.get(start..offset));
+            documents.extend(text.get(start..offset).map(|document| (start, document)));
             start = offset + line.len();
         }
         offset += line.len();
     }
-    documents.extend(text.get(start..));
+    documents.extend(text.get(start..).map(|document| (start, document)));
     documents
 }
 

@@ -71,7 +71,8 @@ impl ServiceAccounts {
 }
 
 impl Annotations {
-    fn of(annotations: &BTreeMap<String, String>) -> Self {
+    /// What these annotations say.
+    pub fn of(annotations: &BTreeMap<String, String>) -> Self {
         let get = |key: &str| {
             annotations.get(key).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
         };

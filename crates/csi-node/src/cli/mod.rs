@@ -6,12 +6,14 @@ pub mod go_flags;
 mod node;
 mod status;
 pub mod terminal;
+mod validate;
 
 pub use cluster::{ClusterArgs, ClusterTask};
 pub use doctor::{DoctorArgs, Namespaced};
 pub use node::{NodeArgs, RetiredArgs};
 pub use status::{OutputFormat, SelectionArgs, SocketArgs, StatusArgs};
 pub use terminal::Terminal;
+pub use validate::ValidateArgs;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -38,6 +40,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Try out, step by step, what a mount needs, and say what to do about what does not work.
     Doctor(Box<DoctorArgs>),
+    /// Check manifests without a cluster, by the driver's own rules: classes, pods, what they refer to.
+    Validate(ValidateArgs),
 }
 
 /// Which volumes to refresh; without a choice, all on this node.
@@ -55,7 +59,7 @@ impl Cli {
     /// The parser's own error, which knows how to print itself and which exit code fits (`--help` and `--version` too).
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut command = Self::command();
-        for subcommand in ["node", "refresh", "status", "doctor"] {
+        for subcommand in ["node", "refresh", "status", "doctor", "validate"] {
             command = command.mut_subcommand(subcommand, |subcommand| {
                 // As in Go, the last of several equal flags counts. And a variable that a chart leaves blank is not set.
                 subcommand.args_override_self(true).mut_args(|argument| {
