@@ -422,6 +422,12 @@ fn typing_errors_are_refused_by_name() {
 }
 
 #[test]
+fn a_values_file_may_keep_anchors() {
+    let objects = rendered!("--set", "x-common.tolerations=a,_own=b");
+    assert_eq!(objects.daemon_set()["spec"]["template"]["spec"]["hostNetwork"], true);
+}
+
+#[test]
 fn reused_values_of_another_chart_are_explained() {
     // What --reuse-values leaves of this chart's defaults when the release was another chart's: nothing.
     let message = refused!("--set", "image=null");
