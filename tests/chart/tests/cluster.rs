@@ -60,6 +60,14 @@ impl Cluster {
         self.helm(&[&["upgrade", release, chart().to_str().unwrap()], more].concat()).await
     }
 
+    /// Whether an upgrade would have tokens handed over as secrets, were this cluster new enough.
+    async fn tokens_in_secrets(&self, release: &str) -> bool {
+        let path = chart();
+        let arguments =
+            ["template", release, path.to_str().unwrap(), "--dry-run=server", "--kube-version", "1.35.0"];
+        self.helm(&arguments).await.unwrap().contains("serviceAccountTokenInSecrets: true")
+    }
+
     fn api(&self, kind: &str) -> Api<DynamicObject> {
         let (group, version, namespaced) = match kind {
             "DaemonSet" => ("apps", "v1", true),
@@ -238,6 +246,7 @@ async fn a_release_of_the_driver_chart_keeps_its_daemon_set() {
     foreign["metadata"] =
         json!({"name": "z-foreign-one", "annotations": {"meta.helm.sh/release-name": "other"}});
     cluster.create("DaemonSet", foreign).await;
+    assert!(!cluster.tokens_in_secrets("csi").await, "the old driver may still run somewhere");
     let notes =
         cluster.upgrade("csi", &["--reset-then-reuse-values", "--set", "nameOverride=other"]).await.unwrap();
     assert!(notes.contains("keeps the name csi-vault-csi"), "{notes}");
@@ -246,6 +255,7 @@ async fn a_release_of_the_driver_chart_keeps_its_daemon_set() {
     assert_eq!(after.uid(), before.uid());
     assert_eq!(containers(&after), ["akv-csi:0.1.0"]);
     assert_eq!(after.data["spec"]["template"]["metadata"]["labels"]["app"], "vault-csi");
+    assert!(cluster.tokens_in_secrets("csi").await);
     // A second upgrade finds it again.
     cluster.upgrade("csi", &["--reuse-values", "--set", "enableSecretRotation=true"]).await.unwrap();
     assert_eq!(cluster.get("DaemonSet", "csi-vault-csi").await.uid(), before.uid());

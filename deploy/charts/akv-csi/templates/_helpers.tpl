@@ -26,11 +26,28 @@ once how things are named. What it decides is in .Values.settled.
 {{- if and $driver $here (not $windows) }}
 {{- $_ := set $settled "fullname" .metadata.name }}
 {{- $_ := set $settled "selector" .spec.selector.matchLabels }}
+{{- $_ := set $settled "takesOver" (gt (len .spec.template.spec.containers) 1) }}
 {{- end }}
 {{- end }}
 {{- /* Up here that is the provider's port. The driver chart has none at this place. */}}
 {{- include "akv-csi.overlay" (list .Values (omit $nested "metricsAddr")) }}
 {{- $_ := set .Values "settled" $settled }}
+{{- end }}
+{{- end }}
+
+{{/*
+Whether tokens come as secrets of the call. A driver of 1.5 does not look for them there, so while one may still run on some node,
+they come the way they did.
+*/}}
+{{- define "akv-csi.tokensInSecrets" -}}
+{{- $wish := toString .Values.serviceAccountTokenInSecrets }}
+{{- if ne $wish "auto" }}
+{{- include "akv-csi.true" $wish }}
+{{- else if semverCompare ">=1.35.0-0" .Capabilities.KubeVersion.Version }}
+{{- if .Values.settled.takesOver }}
+{{- $live := lookup "storage.k8s.io/v1" "CSIDriver" "" "secrets-store.csi.k8s.io" }}
+{{- include "akv-csi.true" (dig "spec" "serviceAccountTokenInSecrets" false $live) }}
+{{- else }}true{{ end }}
 {{- end }}
 {{- end }}
 
