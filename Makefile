@@ -42,7 +42,7 @@ bench: prepare
 	$(CARGO) build --release -p csi-node -p e2e -p bench --bins
 	hack/as-mounter.sh target/release/bench
 
-# What is made from the Helm chart: deploy/manifests, the chart's CRDs and the tables of its README. `make test` compares them.
+# What is made from the Helm chart: deploy/manifests and the tables of its README. `make test` compares them.
 manifests:
 	@hack/chart.sh manifests
 

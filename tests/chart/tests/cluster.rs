@@ -60,7 +60,7 @@ impl Cluster {
         self.helm(&[&["upgrade", release, chart().to_str().unwrap()], more].concat()).await
     }
 
-    /// Whether an upgrade would have tokens handed over as secrets, were this cluster new enough.
+    /// Whether an upgrade would have tokens handed over as secrets, were this cluster new enough. (Helm 4 does not let one ask.)
     async fn tokens_in_secrets(&self, release: &str) -> bool {
         let path = chart();
         let arguments =
@@ -239,6 +239,7 @@ async fn a_release_of_the_umbrella_chart_is_upgraded_in_place_and_goes_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_of_the_driver_chart_keeps_its_daemon_set() {
     let Some(cluster) = Cluster::start().await else { return };
+    cluster.remove_crds().await;
     cluster.install("csi", &driver(), &["--set", "nameOverride=vault-csi"]).await.unwrap();
     let before = cluster.get("DaemonSet", "csi-vault-csi").await;
     // That of another release, or of kubectl, is not mistaken for this release's.
@@ -259,6 +260,23 @@ async fn a_release_of_the_driver_chart_keeps_its_daemon_set() {
     // A second upgrade finds it again.
     cluster.upgrade("csi", &["--reuse-values", "--set", "enableSecretRotation=true"]).await.unwrap();
     assert_eq!(cluster.get("DaemonSet", "csi-vault-csi").await.uid(), before.uid());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_installs_with_and_without_the_crds_of_somebody_else() {
+    let Some(cluster) = Cluster::start().await else { return };
+    cluster.remove_crds().await;
+    cluster.install("csi", &chart(), &[]).await.unwrap();
+    assert_eq!(cluster.crd_versions().await, ["v1", "v1alpha1"]);
+    cluster.helm(&["uninstall", "csi"]).await.unwrap();
+    assert_eq!(cluster.crd_versions().await.len(), 2, "CRDs stay, and classes with them");
+
+    cluster.remove_crds().await;
+    cluster.install("old", &driver(), &[]).await.unwrap();
+    cluster.helm(&["uninstall", "old"]).await.unwrap();
+    assert_eq!(cluster.crd_versions().await, ["v1"]);
+    cluster.install("csi", &chart(), &[]).await.unwrap();
+    assert_eq!(cluster.crd_versions().await, ["v1", "v1alpha1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

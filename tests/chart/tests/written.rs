@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use chart::{chart, helm, root, run};
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -36,23 +35,6 @@ fn the_manifest_is_what_the_chart_renders() {
     let lines = rendered.lines().filter(|line| !helms.iter().any(|own| line.trim_start().starts_with(own)));
     let body = lines.skip_while(|line| *line == "---").fold(String::new(), |text, line| text + line + "\n");
     is_written(&root().join("deploy/manifests/akv-csi.yaml"), &format!("{HEADER}{body}"));
-}
-
-#[test]
-fn the_charts_crds_are_the_ones_of_the_sources() {
-    let files = |folder: &Path| -> BTreeMap<String, String> {
-        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        entries
-            .map(|path| {
-                (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(path).unwrap())
-            })
-            .collect()
-    };
-    let (sources, copies) = (root().join("deploy/crds"), chart().join("crds"));
-    for (name, content) in files(&sources) {
-        is_written(&copies.join(name), &content);
-    }
-    assert_eq!(files(&copies), files(&sources));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Custom resource definitions. Helm makes those that are missing and never touches them again, so an upgrade needs this.
+//! Custom resource definitions. Left to Helm, those of another version or tool would stay as they are, or stop an installation.
 
 use super::ClusterError;
 use crate::error::chain;
