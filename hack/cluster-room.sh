@@ -30,23 +30,26 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
     mount --bind "$file" "/proc/sys/${setting%=*}"
 done
 
-# One cgroup below which all pods are, to be removed as one.
-if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-    mkdir -p "/sys/fs/cgroup/$name"
-    read -ra controllers </sys/fs/cgroup/cgroup.controllers
-    for controller in "${controllers[@]}"; do
-        echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || true
-        echo "+$controller" >"/sys/fs/cgroup/$name/cgroup.subtree_control" 2>/dev/null || true
-    done
-else
-    for hierarchy in /sys/fs/cgroup/*/; do
-        mountpoint -q "$hierarchy" || continue
-        mkdir -p "$hierarchy$name"
-        for set in cpuset.cpus cpuset.mems; do
-            if [ -e "$hierarchy$set" ]; then cat "$hierarchy$set" >"$hierarchy$name/$set"; fi
+# One cgroup for all pods, to be removed as one, and one in it for each node: a kubelet ends what it finds in its own and does
+# not know.
+for group in "$name" "$name/node-1" "$name/node-2"; do
+    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+        mkdir -p "/sys/fs/cgroup/$group"
+        read -ra controllers </sys/fs/cgroup/cgroup.controllers
+        for controller in "${controllers[@]}"; do
+            echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control 2>/dev/null || true
+            echo "+$controller" >"/sys/fs/cgroup/$group/cgroup.subtree_control" 2>/dev/null || true
         done
-    done
-fi
+    else
+        for hierarchy in /sys/fs/cgroup/*/; do
+            mountpoint -q "$hierarchy" || continue
+            mkdir -p "$hierarchy$group"
+            for set in cpuset.cpus cpuset.mems; do
+                if [ -e "$hierarchy$set" ]; then cat "$hierarchy$set" >"$hierarchy$group/$set"; fi
+            done
+        done
+    fi
+done
 
 # Not by exec: the first process of a namespace also buries the orphans, and the shell knows how.
 "$@" &

@@ -14,6 +14,27 @@ state=${AKV_CSI_CLUSTER_DIR:-$built/cluster}
 covered=(/var/lib/kubelet /var/log/containers /etc/kubernetes)
 name=akv-csi-cluster-$(cksum <<<"$state" | cut -d' ' -f1)
 
+# Takes those folders into use. Removing one takes away what is mounted on it in every namespace, so only the last run does that:
+# each holds a lock on the first of them, and so do all its processes.
+use_covered() {
+    while true; do
+        mkdir -p "${covered[@]}"
+        exec 8<"${covered[0]}"
+        flock --shared 8
+        if [ "${covered[0]}" -ef /dev/fd/8 ]; then break; fi
+    done
+    mkdir -p "${covered[@]}"
+}
+
+# Those that were made for this are empty.
+release_covered() {
+    { exec 8<"${covered[0]}"; } 2>/dev/null || return 0
+    if flock --exclusive --nonblock 8; then
+        for folder in "${covered[@]}"; do rmdir "$folder" 2>/dev/null || true; done
+    fi
+    exec 8<&-
+}
+
 # The process outside the namespaces whose end is everybody's inside.
 keeper() {
     local pid
@@ -36,8 +57,7 @@ tear_down() {
         [ -n "$(find /sys/fs/cgroup -maxdepth 2 -type d -name "$name" 2>/dev/null)" ] || break
         sleep 0.1
     done
-    # Those that were made for this are empty.
-    for folder in "${covered[@]}"; do rmdir "$folder" 2>/dev/null || true; done
+    release_covered
 }
 
 needs_root() {
@@ -82,7 +102,8 @@ prepare() {
 run() {
     ! keeper >/dev/null || fail "a cluster of this checkout is running: hack/cluster.sh down ends it"
     tear_down
-    mkdir -p "$state" "${covered[@]}"
+    mkdir -p "$state"
+    use_covered
     trap tear_down EXIT
     unshare --mount --net --pid --ipc --fork --kill-child --mount-proc --propagation private \
         bash "$root/hack/cluster-room.sh" "$name" \

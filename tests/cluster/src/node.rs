@@ -43,7 +43,8 @@ impl Room {
             ),
         )
         .await;
-        // The kubelet's folder is a fresh one there, as it is on every node.
+        // The kubelet's folder is a fresh one there, in the place of the first node's and not on top of it: containerd takes the
+        // lower of two mounts for the one that counts.
         shell(
             room.command("sh"),
             &format!(
@@ -52,6 +53,7 @@ impl Room {
              ip link set uplink up
              ip route add 198.51.100.0/24 dev uplink src {address}
              ip route add {API_SERVER}/32 dev uplink src {address}
+             umount --lazy /var/lib/kubelet
              mount -t tmpfs -o mode=755 kubelet /var/lib/kubelet
              mount --make-rshared /var/lib/kubelet"
             ),
@@ -184,7 +186,7 @@ impl Node {
             },
             "authorization": {"mode": "Webhook"},
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": places.cgroup,
+            "cgroupRoot": format!("{}/{}", places.cgroup, self.name),
             "enforceNodeAllocatable": ["none"],
             "failCgroupV1": false,
             "failSwapOn": false,

@@ -43,6 +43,7 @@ pub fn all() -> Vec<Vec<Case>> {
             "files for the pod's group" => classes::group,
             "a rotation reaches the file, and so does an added object" => volumes::rotation,
             "a deleted pod leaves nothing" => volumes::removal,
+            "a pod's status object: made, kept current, gone with the pod" => synced::status,
         ],
         cases!["many unchanged pods: no write, and a request for each object" => scale::unchanged],
         cases!["a new driver takes over mounted volumes" => volumes::driver_restart],
@@ -58,7 +59,6 @@ pub fn awaited() -> Vec<Vec<Case>> {
             "the roles that tools look for" => classes::roles,
             "synced: two Deployments, their Secret, a rotation, the end" => synced::deployments,
             "synced: a pod of its own with two Secrets" => synced::bare_pod,
-            "a pod's status object" => synced::status,
         ],
         cases!["synced: two nodes keep one Secret" => synced::two_nodes],
     ]

@@ -1,6 +1,7 @@
 //! The API server goes away and comes back.
 
 use super::volumes::pod_folder;
+use crate::api::Kind;
 use crate::cluster::{Cluster, VAULT, pod};
 use e2e::mounts_below;
 use kubelet::{CsiClient, TOKENS_KEY};
@@ -63,8 +64,15 @@ pub async fn api_server(cluster: &Cluster) {
 
     cluster.control_plane.lock().await.start_api_server();
     cluster.node_ready("node-1").await;
-    vault.set_secret("offline", "after").expect("a valid secret");
+    let version = vault.set_secret("offline", "after").expect("a valid secret");
     cluster.cat_until("outage", "staying", "/mnt/offline-class/offline", "after").await;
+    cluster
+        .until("the status object says what is mounted now", || async {
+            let kind = Kind::SecretProviderClassPodStatus;
+            let status = cluster.get(kind, "outage", "staying-outage-offline-class").await?;
+            (status["status"]["objects"][0]["version"] == version.as_str()).then_some(())
+        })
+        .await;
     cluster.apply_all("outage", &[pod("next", &["offline-class"])]).await;
     cluster.pod_ready("outage", "next").await;
     cluster.delete("", &["namespace", "outage"]).await;
