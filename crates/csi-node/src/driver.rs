@@ -75,7 +75,7 @@ pub struct Parts {
     /// Providers in processes of their own.
     pub providers: ExternalProviders,
     /// What happens on disk.
-    pub volumes: Volumes,
+    pub volumes: Arc<Volumes>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -265,7 +265,7 @@ impl Driver {
     /// Puts the parts together.
     pub fn new(settings: Settings, parts: Parts) -> Self {
         let Parts { classes, accounts, reporting, tokens, vault, providers, volumes, metrics } = parts;
-        let (volumes, disk) = (Arc::new(volumes), Arc::new(Semaphore::new(MOUNTS_AT_ONCE)));
+        let disk = Arc::new(Semaphore::new(MOUNTS_AT_ONCE));
         let (targets, ledger) = (Targets::default(), Arc::default());
         Self {
             settings,

@@ -16,7 +16,7 @@ use crate::reporting::Reporting;
 use crate::rotation::Schedule;
 use crate::service_account::ServiceAccounts;
 use crate::status::About;
-use crate::upkeep::Upkeep;
+use crate::upkeep::{self, Upkeep};
 use crate::volume::{Options, Volumes};
 use crate::{admin, health_server, http, kubernetes, startup_taint, telemetry};
 use identity::{Allowed, ArcAgent, CloudChoice, TokenProxyConfig, Tokens, VmIdentitySource};
@@ -106,11 +106,11 @@ pub(crate) fn assemble(
     metrics.tokens.watch(tokens.clone());
     let options = vault::ClientOptions { observer: metrics.vault.clone(), ..vault::ClientOptions::default() };
     let vault = vault::Client::new(http, options);
-    let volumes = Volumes::new(Options {
+    let volumes = Arc::new(Volumes::new(Options {
         size_bytes: arguments.volume_size,
         noexec: arguments.volume_noexec,
         ..Options::default()
-    });
+    }));
     let (classes, accounts, reporting) = match (&arguments.secret_provider_classes, kubernetes) {
         (Some(folder), _) => {
             if !folder.is_dir() {
@@ -128,9 +128,10 @@ pub(crate) fn assemble(
             let api_server = ApiServer::new(client.clone());
             tokio::spawn(api_server.clone().follow());
             let (classes, node) = (Classes::ApiServer(api_server), node_id(&arguments.node_id));
-            let upkeep = Upkeep::new(client.clone(), &node, classes.clone());
+            let events = Events::start(client.clone(), node.clone());
+            let (api, volumes) = (client.clone(), Arc::clone(&volumes));
+            let upkeep = Upkeep::new(api, &node, classes.clone(), volumes, events.clone(), upkeep::CHECK);
             tokio::spawn(upkeep.clone().run());
-            let events = Events::start(client.clone(), node);
             (classes, ServiceAccounts::ApiServer(client.clone()), Reporting::ApiServer { upkeep, events })
         }
         (None, None) => return Err(StartError::Kubernetes("none was set up".to_owned())),

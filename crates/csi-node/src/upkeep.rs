@@ -3,13 +3,17 @@
 //! It is done before the publish call returns, if it can be done in a few seconds. A volume that is mounted stays mounted whatever
 //! comes of it: what fails is tried again in the background until it is done, or the volume is gone.
 
-use crate::class::{Class, ClassError, ClassName, Classes};
+mod work;
+
+use crate::class::{Class, Classes};
 use crate::csi::request::PublishRequest;
+use crate::events::Events;
 use crate::kubernetes::{Change, Followed, follow, jittered};
-use crate::pod_state::{Age, PodError, PodState, Pods};
-use crate::pod_status::{self, Expect, PodStatuses, Status, StatusError, Wanted, Written};
+use crate::pod_state::Pods;
+use crate::pod_status::{self, PodStatuses, Status, Wanted};
 use crate::reporting::Shown;
-use crate::volume::TargetPath;
+use crate::synced_secret::{self, SyncedSecrets};
+use crate::volume::{TargetPath, Volumes};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use vault::ObjectVersion;
+use work::{Failed, Next, Occasion, Progress, Worker};
 
 /// What follow-up work may add to a publish call. Far below the call's own time, so that an API server that hangs delays pods
 /// and stops none.
@@ -28,7 +33,10 @@ const IN_BACKGROUND: Duration = Duration::from_secs(30);
 /// How many volumes are worked on at once in the background: few, because all of them wait for the same API server.
 const AT_ONCE: usize = 4;
 /// The longest wait between two tries.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const LONGEST_WAIT: Duration = Duration::from_secs(200);
+/// How often all volumes are looked at, a quarter more or less: Secrets that somebody has deleted come back, and what a class says
+/// of Secrets is followed, within five minutes, as with the reference.
+pub const CHECK: Duration = Duration::from_secs(220);
 
 /// A mounted volume and what it shows.
 #[derive(Debug, Clone)]
@@ -46,13 +54,13 @@ pub struct Volume {
 pub struct Upkeep(Arc<Shared>);
 
 struct Shared {
-    pods: Pods,
-    statuses: PodStatuses,
-    classes: Classes,
+    worker: Worker,
     volumes: Mutex<HashMap<TargetPath, Arc<Job>>>,
     /// Something has become due earlier than the task in the background knows.
     sooner: Notify,
-    counts: Counts,
+    /// When all volumes are looked at next, together, so that the process wakes up once for it.
+    check: Mutex<Instant>,
+    check_every: Duration,
 }
 
 /// What has been done since the start.
@@ -62,7 +70,13 @@ pub struct Counts {
     pub statuses_written: AtomicU64,
     /// Status objects that were found to say all that they should.
     pub statuses_unchanged: AtomicU64,
-    /// Tries that failed.
+    /// Secrets created or changed.
+    pub secrets_written: AtomicU64,
+    /// Secrets that were found as they should be.
+    pub secrets_unchanged: AtomicU64,
+    /// Secrets that could not be made or changed.
+    pub secrets_failed: AtomicU64,
+    /// Goes at a volume's work that did not do all of it.
     pub failures: AtomicU64,
 }
 
@@ -82,43 +96,43 @@ struct Job {
     progress: tokio::sync::Mutex<Progress>,
 }
 
-#[derive(Default)]
-struct Progress {
-    /// What the status object says.
-    status: Option<Wanted>,
-}
-
-/// Why something could not be done.
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error(transparent)]
-    Status(#[from] StatusError),
-    #[error(transparent)]
-    Pod(#[from] PodError),
-    #[error(transparent)]
-    Class(#[from] ClassError),
-    #[error("not done within {} s", .0.as_secs())]
-    Late(Duration),
-}
-
 impl Upkeep {
-    /// Looks after volumes on this node.
-    pub fn new(client: kube::Client, node: &str, classes: Classes) -> Self {
-        Self(Arc::new(Shared {
+    /// Looks after volumes on this node, and at all of them about this often ([`CHECK`]).
+    pub fn new(
+        client: kube::Client,
+        node: &str,
+        classes: Classes,
+        volumes: Arc<Volumes>,
+        events: Events,
+        check_every: Duration,
+    ) -> Self {
+        // What was looked at for another volume a moment ago is not looked at again. Shorter than the shortest wait between two
+        // checks, or every other check would do nothing.
+        let options = synced_secret::Options { check_every: check_every.mul_f64(0.6) };
+        let worker = Worker {
             pods: Pods::new(client.clone()),
-            statuses: PodStatuses::new(client, node),
+            statuses: PodStatuses::new(client.clone(), node),
+            secrets: SyncedSecrets::new(client, options),
             classes,
+            volumes,
+            events,
+            counts: Counts::default(),
+        };
+        let check = Mutex::new(Instant::now() + jittered(check_every));
+        Self(Arc::new(Shared {
+            worker,
             volumes: Mutex::default(),
             sooner: Notify::new(),
-            counts: Counts::default(),
+            check,
+            check_every,
         }))
     }
 
     /// The work in the background, for ever.
     pub async fn run(self) {
         let statuses = Followed {
-            api: self.0.statuses.everywhere(),
-            labels: Some(self.0.statuses.selector()),
+            api: self.0.worker.statuses.everywhere(),
+            labels: Some(self.0.worker.statuses.selector()),
             fields: None,
             what: "SecretProviderClassPodStatuses of this node",
         };
@@ -128,7 +142,7 @@ impl Upkeep {
 
     /// What has been done since the start.
     pub fn counts(&self) -> &Counts {
-        &self.0.counts
+        &self.0.worker.counts
     }
 
     /// How many volumes have work waiting for them.
@@ -145,8 +159,7 @@ impl Upkeep {
             *job.volume.lock() = volume;
             Arc::clone(job)
         };
-        let expect = if shown == Shown::Mounted { Expect::None } else { Expect::One };
-        self.go(&job, expect, IN_CALL).await;
+        self.go(&job, Some(shown), IN_CALL).await;
     }
 
     /// Looks after a volume that an earlier process of this driver has mounted, and hurries what could not be done so far.
@@ -167,8 +180,12 @@ impl Upkeep {
 
     /// Stops looking after a volume.
     pub fn forget(&self, target: &TargetPath) {
-        if let Some(job) = self.0.volumes.lock().remove(target) {
-            job.gone.store(true, Ordering::Relaxed);
+        let mut jobs = self.0.volumes.lock();
+        let Some(job) = jobs.remove(target) else { return };
+        job.gone.store(true, Ordering::Relaxed);
+        let pod = job.volume.lock().request.pod.clone();
+        if jobs.values().all(|job| job.volume.lock().request.pod != pod) {
+            self.0.worker.secrets.forget(&pod);
         }
     }
 
@@ -195,7 +212,7 @@ impl Upkeep {
                 && let Some(job) = self.0.take_due()
             {
                 let upkeep = self.clone();
-                running.spawn(async move { upkeep.go(&job, Expect::One, IN_BACKGROUND).await });
+                running.spawn(async move { upkeep.go(&job, None, IN_BACKGROUND).await });
             }
             let next = self.0.next_due().filter(|_| running.len() < AT_ONCE);
             tokio::select! {
@@ -206,28 +223,36 @@ impl Upkeep {
         }
     }
 
-    /// One go at all that is to be done for a volume. What fails gets a time for the next one.
-    async fn go(&self, job: &Job, expect: Expect, limit: Duration) {
-        let done = timeout(limit, self.0.bring_up_to_date(job, expect)).await;
-        let Err(error) = done.unwrap_or(Err(Failed::Late(limit))) else {
-            let failures = job.failures.swap(0, Ordering::Relaxed);
-            if failures > 0 {
-                tracing::info!(volume = %job.name(), failures, "follow-up work is done after all");
+    /// One go at all that is to be done for a volume. It gets a time for the next one.
+    async fn go(&self, job: &Job, shown: Option<Shown>, limit: Duration) {
+        let done = timeout(limit, self.0.work(job, shown)).await;
+        let now = Instant::now();
+        let error = match done.unwrap_or(Err(Failed::Late(limit.as_secs()))) {
+            Ok(next) => {
+                let failures = job.failures.swap(0, Ordering::Relaxed);
+                if failures > 0 {
+                    tracing::info!(volume = %job.name(), failures, "follow-up work is done after all");
+                }
+                if next == Next::Check {
+                    job.due.lock().replace(self.0.next_check(now));
+                    self.0.sooner.notify_one();
+                }
+                return;
             }
-            return;
+            Err(error) => error,
         };
-        self.0.counts.failures.fetch_add(1, Ordering::Relaxed);
+        self.0.worker.counts.failures.fetch_add(1, Ordering::Relaxed);
         let failures = job.failures.fetch_add(1, Ordering::Relaxed) + 1;
         let wait = jittered(Duration::from_secs(1 << (failures - 1).min(9)).min(LONGEST_WAIT));
         if failures == 1 {
             tracing::warn!(
                 volume = %job.name(), %error,
-                "the volume is mounted, but the cluster could not be told all about it; trying on"
+                "the volume is mounted, but not all was done for it in the cluster; trying on"
             );
         } else {
             tracing::debug!(volume = %job.name(), %error, failures, wait_ms = wait.as_millis(), "trying on");
         }
-        *job.due.lock() = Some(Instant::now() + wait);
+        *job.due.lock() = Some(if error.may_pass() { now + wait } else { self.0.next_check(now) });
         self.0.sooner.notify_one();
     }
 }
@@ -245,53 +270,29 @@ impl Shared {
         self.volumes.lock().values().filter_map(|job| *job.due.lock()).min()
     }
 
-    async fn bring_up_to_date(&self, job: &Job, expect: Expect) -> Result<(), Failed> {
+    /// When all volumes are looked at next.
+    fn next_check(&self, now: Instant) -> Instant {
+        let mut check = self.check.lock();
+        if *check <= now {
+            *check = now + jittered(self.check_every);
+        }
+        *check
+    }
+
+    async fn work(&self, job: &Job, shown: Option<Shown>) -> Result<Next, Failed> {
         let mut progress = job.progress.lock().await;
         job.due.lock().take();
         if job.gone.load(Ordering::Relaxed) {
-            return Ok(());
+            return Ok(Next::Nothing);
         }
-        let volume = self.volume(job).await?;
-        if job.deleted.load(Ordering::Relaxed) {
-            // Where the pod is gone too, its objects are being collected, and the volume is next.
-            if self.pods.state(&volume.request.pod, Age::Now).await? == PodState::Gone {
-                return Ok(());
-            }
-            progress.status = None;
+        let volume = job.volume.lock().clone();
+        let deleted = job.deleted.load(Ordering::Relaxed);
+        let occasion = shown.map_or(Occasion::Later { deleted }, Occasion::Published);
+        let next = self.worker.work(&volume, self.wanted(&volume), &mut progress, occasion).await?;
+        if deleted && shown.is_none() {
             job.deleted.store(false, Ordering::Relaxed);
         }
-        if let Some(wanted) = self.wanted(&volume)
-            && progress.status.as_ref() != Some(&wanted)
-        {
-            let (written, _uid) = self.statuses.ensure(&wanted, expect).await?;
-            let count = match written {
-                Written::Unchanged => &self.counts.statuses_unchanged,
-                Written::Created | Written::Updated => &self.counts.statuses_written,
-            };
-            count.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(volume = %job.name(), outcome = ?written, "status object");
-            progress.status = Some(wanted);
-        }
-        Ok(())
-    }
-
-    /// The volume with its class, which is read for one that an earlier process has mounted.
-    async fn volume(&self, job: &Job) -> Result<Volume, Failed> {
-        let volume = job.volume.lock().clone();
-        if volume.class.is_some() || volume.request.class.is_empty() {
-            return Ok(volume);
-        }
-        let request = &volume.request;
-        let name = ClassName { namespace: request.pod.namespace.clone(), name: request.class.clone() };
-        match self.classes.get(&name).await {
-            Ok(class) => {
-                let mut volume = job.volume.lock();
-                let class = volume.class.get_or_insert(class).clone();
-                Ok(Volume { class: Some(class), ..volume.clone() })
-            }
-            Err(ClassError::NotFound { .. }) => Ok(volume),
-            Err(error) => Err(error.into()),
-        }
+        Ok(next)
     }
 
     /// What the status object of a volume is to say: what all volumes of the pod show of the class.

@@ -4,5 +4,6 @@
 mod classes;
 mod events;
 mod relay;
+mod secrets;
 mod setting;
 mod statuses;

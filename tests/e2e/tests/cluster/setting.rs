@@ -3,7 +3,7 @@
 use crate::relay::Relay;
 use api_server::{ApiServer, Request};
 use e2e::{Call, Stage, StageOptions, can_mount, class};
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
@@ -62,6 +62,10 @@ impl Setting {
         Some(Self { server, relay, stage, client, account, _kubeconfig: own })
     }
 
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
     pub fn classes(&self) -> Api<DynamicObject> {
         Api::namespaced_with(
             self.client.clone(),
@@ -73,6 +77,39 @@ impl Setting {
     pub fn statuses(&self) -> Api<DynamicObject> {
         let kind = kind("SecretProviderClassPodStatus", "secretproviderclasspodstatuses");
         Api::namespaced_with(self.client.clone(), "default", &kind)
+    }
+
+    /// Lets the driver sync Secrets, as the Helm value syncSecret.enabled does.
+    pub async fn allow_secrets(&self) {
+        let role = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "secretprovidersyncing-role"},
+            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "patch"]}],
+        });
+        let name = format!("secretprovidersyncing-rolebinding-{}", self.account);
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "secretprovidersyncing-role"},
+            "subjects": [{"kind": "ServiceAccount", "name": self.account, "namespace": "kube-system"}],
+        });
+        let apply = PatchParams::apply("test").force();
+        let roles: Api<ClusterRole> = Api::all(self.client.clone());
+        roles.patch("secretprovidersyncing-role", &apply, &Patch::Apply(role)).await.unwrap();
+        let bindings: Api<ClusterRoleBinding> = Api::all(self.client.clone());
+        bindings.patch(&name, &apply, &Patch::Apply(binding)).await.unwrap();
+    }
+
+    /// Creates a class that asks for the Secret `NAME-secret`.
+    pub async fn create_class_with_secret(&self, name: &str) {
+        let mut class = self.class_object(name);
+        class.data["spec"]["secretObjects"] = json!([{
+            "secretName": format!("{name}-secret"), "type": "Opaque",
+            "labels": {"environment": "test"}, "data": [{"objectName": "secret1", "key": "username"}],
+        }]);
+        self.classes().create(&PostParams::default(), &class).await.unwrap();
+    }
+
+    pub fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), "default")
     }
 
     /// The class of this name, with the stage's secret.
@@ -93,9 +130,14 @@ impl Setting {
 
     /// Creates a pod, and the calls for its volume of this class.
     pub async fn pod(&self, name: &str, class: &str) -> Call {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), "default");
+        self.owned_pod(name, class, json!([])).await
+    }
+
+    /// The same with these owner references.
+    pub async fn owned_pod(&self, name: &str, class: &str, owners: Value) -> Call {
+        let pods = self.pods();
         let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "ownerReferences": owners},
             "spec": {"containers": [{"name": "web", "image": "web"}]},
         });
         let pod = serde_json::from_value(pod).unwrap();
@@ -107,8 +149,7 @@ impl Setting {
     /// Deletes a pod and what it owns, as the garbage collector would.
     pub async fn delete_pod(&self, name: &str, class: &str) {
         let now = DeleteParams::default().grace_period(0);
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), "default");
-        pods.delete(name, &now).await.unwrap();
+        self.pods().delete(name, &now).await.unwrap();
         self.statuses().delete(&format!("{name}-default-{class}"), &now).await.unwrap();
     }
 
