@@ -168,8 +168,8 @@ pub enum SecretFault {
     },
     /// Another class writes the same Secret.
     #[error(
-        "SecretProviderClass {other} writes this Secret too, with other content, and did so last: give each class a secretName of \
-         its own"
+        "SecretProviderClass {other} writes this Secret too, with other keys, labels or annotations, and did so last: give each class \
+         a secretName of its own"
     )]
     TwoClasses {
         /// The class that wrote last.

@@ -40,8 +40,8 @@ pub(super) struct Volume {
 pub(super) struct Known {
     /// The Secret as it was last seen.
     pub(super) seen: Option<Seen>,
-    /// The class whose content was last put into it from this node.
-    pub(super) class: Option<String>,
+    /// The class that last put its content into it from this node, and the shape of that.
+    pub(super) class: Option<(String, Fingerprint)>,
     volumes: HashMap<Volume, Synced>,
 }
 
@@ -132,10 +132,12 @@ impl Known {
         }
     }
 
-    /// Another class than `class` that was last to write the Secret, and still has volumes here.
-    pub(super) fn rival_of(&self, class: &str) -> Option<&str> {
-        let last = self.class.as_deref().filter(|last| *last != class)?;
-        self.volumes.keys().any(|volume| volume.class == last).then_some(last)
+    /// Another class than `class` that was last to write the Secret, in another shape, and still has volumes here. Classes
+    /// that make the same of the same objects are no rivals: their values only come at different times.
+    pub(super) fn rival_of(&self, class: &str, shape: Fingerprint) -> Option<&str> {
+        let (last, its_shape) = self.class.as_ref()?;
+        let differs = last != class && *its_shape != shape;
+        (differs && self.volumes.keys().any(|volume| volume.class == *last)).then_some(last)
     }
 }
 
@@ -167,12 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rival_is_another_class_that_wrote_last_and_is_still_there() {
-        let mut known = Known { class: Some("old".into()), ..Known::default() };
-        assert_eq!(known.rival_of("new"), None, "its volumes are gone");
-        let pod = Pod::default();
-        known.synced(&Volume::new(&pod, "old"), Fingerprint::for_test(1));
-        assert_eq!(known.rival_of("new"), Some("old"));
-        assert_eq!(known.rival_of("old"), None);
+    fn a_rival_is_another_class_that_wrote_something_else_last_and_is_still_there() {
+        let (one, other) = (Fingerprint::for_test(1), Fingerprint::for_test(2));
+        let mut known = Known { class: Some(("old".into(), one)), ..Known::default() };
+        assert_eq!(known.rival_of("new", other), None, "its volumes are gone");
+        known.synced(&Volume::new(&Pod::default(), "old"), one);
+        assert_eq!(known.rival_of("new", other), Some("old"));
+        assert_eq!(known.rival_of("new", one), None, "they agree");
+        assert_eq!(known.rival_of("old", other), None);
     }
 }

@@ -204,7 +204,7 @@ impl SyncedSecrets {
         owners: &[OwnerReference],
     ) -> Result<Synced, SecretFault> {
         let desired = Desired::of(object, wanted.files)?;
-        let content = desired.fingerprint(&self.fingerprints);
+        let (content, shape) = (desired.fingerprint(&self.fingerprints), desired.shape(&self.fingerprints));
         let namespace = wanted.pod.namespace.as_str();
         let volume = Volume::new(wanted.pod, wanted.class);
 
@@ -214,11 +214,12 @@ impl SyncedSecrets {
         known.speak_of(&volume);
         let before = known.content_of(&volume);
         let in_place = known.seen.as_ref().is_some_and(|seen| seen.content == Some(content));
-        if let Some(rival) = known.rival_of(wanted.class)
+        if let Some(rival) = known.rival_of(wanted.class, shape)
             && before.is_some()
             && !in_place
         {
-            // A new class takes a Secret over with its first volume. That the old one then takes it back, and so on for ever, helps nobody.
+            // A new class takes a Secret over with its first volume. That the old one then takes it back, and so on for
+            // ever, helps nobody.
             return Err(SecretFault::TwoClasses { other: rival.to_owned() });
         }
 
@@ -249,13 +250,13 @@ impl SyncedSecrets {
             );
         }
         if known.seen.as_ref().is_some_and(|seen| seen.content == Some(content)) {
-            if let Some(rival) = known.rival_of(wanted.class) {
+            if let Some(rival) = known.rival_of(wanted.class, shape) {
                 tracing::warn!(
                     secret = %format_args!("{namespace}/{}", desired.name), class = wanted.class, rival,
                     "two SecretProviderClasses write one Secret; this one's volume is newer and counts"
                 );
             }
-            known.class = Some(wanted.class.to_owned());
+            known.class = Some((wanted.class.to_owned(), shape));
         }
         known.synced(&volume, content);
         Ok(outcome)
