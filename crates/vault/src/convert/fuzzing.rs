@@ -3,7 +3,8 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 
 use super::{
-    Jwk, Part, Rendering, SecretEncoding, SecretFormat, SecretValue, chain, pkcs8, public_key, secret,
+    Jwk, Part, Rendering, SecretEncoding, SecretFormat, SecretValue, TlsFile, chain, pkcs8, public_key,
+    secret,
 };
 
 fn split(text: &str) -> Option<Vec<Part>> {
@@ -12,7 +13,18 @@ fn split(text: &str) -> Option<Vec<Part>> {
     secret(&value, SecretFormat::Pem, SecretEncoding::Utf8, rendering).ok()
 }
 
+/// Takes a file apart; a key that comes out is one that goes in again.
+fn take_apart(file: &[u8]) {
+    let Ok(file) = TlsFile::read(file) else { return };
+    let _ = (file.certificates(), file.authorities());
+    if let Ok(key) = file.private_key() {
+        let again = TlsFile::read(&key).and_then(|file| file.private_key());
+        assert_eq!(again, Ok(key));
+    }
+}
+
 pub(crate) fn pfx(bytes: &[u8], rendering: Rendering) {
+    take_apart(bytes);
     let text = BASE64_STANDARD.encode(bytes);
     let value = SecretValue { value: &text, kid: Some("k"), content_type: Some("application/x-pkcs12") };
     let _ = secret(&value, SecretFormat::Pem, SecretEncoding::Utf8, rendering);
@@ -26,6 +38,7 @@ pub(crate) fn jwk(bytes: &[u8]) {
 }
 
 pub(crate) fn pem(bytes: &[u8]) {
+    take_apart(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     for part in split(text).into_iter().flatten().take(2) {
         let Ok(once) = std::str::from_utf8(&part.bytes) else { continue };
