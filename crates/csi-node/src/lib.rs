@@ -19,12 +19,15 @@
 //! * [`metrics`] counts and is scraped, on a port that [`listener`] binds.
 //! * [`admin`] is the operator's socket, [`status`] what it tells of the volumes, [`doctor`] tries out what a mount needs;
 //!   [`startup_taint`] lets pods onto a fresh node when it is ready.
+//!   its parts. [`build_info`] says which build it is.
+//! * [`admin`] is the operator's socket, [`startup_taint`] lets pods onto a fresh node when it is ready.
 //! * [`cluster`] is what is done once for a cluster, before an upgrade and before the driver is removed.
 //! * [`validate`] checks manifests without a cluster, by the driver's own rules; [`parameters`] lists what a class may say.
 //! * [`error`] has every way to fail, the words for it and the gRPC code.
 
 pub mod admin;
 mod authority;
+pub mod build_info;
 pub mod class;
 pub mod cli;
 pub mod cloud_file;

@@ -1,11 +1,8 @@
 //! The binary `akv-csi`.
 
-use csi_node::cli::{Cli, ClusterArgs, Command, RefreshArgs};
+use csi_node::cli::{Cli, ClusterArgs, Command, RefreshArgs, USAGE};
 use csi_node::driver::Outcome;
 use std::process::ExitCode;
-
-/// Exit code for a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
-const USAGE: u8 = 64;
 
 /// Threads that run the driver's tasks.
 const MOST_WORKERS: usize = 4;
@@ -59,17 +56,49 @@ async fn cluster(arguments: ClusterArgs) -> ExitCode {
     }
 }
 
+/// Writes to the standard output. A reader that has seen enough is no failure.
+fn print(text: &[u8]) -> ExitCode {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            let code = if error.use_stderr() { Cli::usage_code(std::env::args_os()) } else { 0 };
+            return ExitCode::from(code);
         }
     };
-    // Needs no network, no runtime and no secrets.
-    if let Command::Validate(arguments) = &cli.command {
-        return csi_node::validate::run(arguments);
+    // These need no network, no runtime and no secrets.
+    match &cli.command {
+        Command::Validate(arguments) => return csi_node::validate::run(arguments),
+        Command::Completions { shell } => {
+            let mut completions = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::complete_command(), "akv-csi", &mut completions);
+            return print(&completions);
+        }
+        Command::Man { command } => {
+            return match Cli::manual(command.as_deref()) {
+                Ok(page) => print(&page),
+                Err(error) => {
+                    eprintln!("akv-csi: {error}");
+                    ExitCode::from(USAGE)
+                }
+            };
+        }
+        Command::Node(arguments) if arguments.version => {
+            return print(format!("{}\n", csi_node::build_info::json()).as_bytes());
+        }
+        Command::Node(_)
+        | Command::Refresh(_)
+        | Command::Cluster(_)
+        | Command::Status(_)
+        | Command::Doctor(_) => {}
     }
     // Two TLS libraries in one process could both offer a provider; choosing one here settles it.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
@@ -98,7 +127,7 @@ fn main() -> ExitCode {
         Command::Cluster(arguments) => return runtime.block_on(cluster(arguments)),
         Command::Status(arguments) => return runtime.block_on(csi_node::status::run(arguments)),
         Command::Doctor(arguments) => return runtime.block_on(csi_node::doctor::run(*arguments)),
-        Command::Validate(_) => return ExitCode::SUCCESS,
+        Command::Validate(_) | Command::Completions { .. } | Command::Man { .. } => return ExitCode::SUCCESS,
     };
     // A mount call that hangs in the kernel must not keep the process from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

@@ -41,7 +41,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// # Errors
 /// [`StartError`], before anything is bound where a flag is wrong.
 pub async fn run(arguments: NodeArgs) -> Result<(), StartError> {
-    telemetry::start(arguments.verbosity, arguments.log_format_json);
+    telemetry::start(arguments.verbosity, arguments.log_format_json.is_on());
     for flag in arguments.retired.given() {
         tracing::warn!(flag, "this flag of the reference has no effect here");
     }
@@ -108,7 +108,7 @@ pub(crate) fn assemble(
     let vault = vault::Client::new(http, options);
     let volumes = Arc::new(Volumes::new(Options {
         size_bytes: arguments.volume_size,
-        noexec: arguments.volume_noexec,
+        noexec: arguments.volume_noexec.is_on(),
         ..Options::default()
     }));
     let (classes, accounts, reporting) = match (&arguments.secret_provider_classes, kubernetes) {
@@ -139,7 +139,7 @@ pub(crate) fn assemble(
     metrics.objects.watch(reporting.clone());
     let settings = Settings {
         schedule: Schedule {
-            rotation: arguments.enable_secret_rotation,
+            rotation: arguments.enable_secret_rotation.is_on(),
             interval: arguments.rotation_poll_interval,
             mount_freshness: arguments.mount_freshness,
             stale_if_error: arguments.stale_if_error,
@@ -147,8 +147,8 @@ pub(crate) fn assemble(
         },
         timeout: arguments.publish_timeout,
         rendering: vault::Rendering {
-            construct_pem_chain: arguments.construct_pem_chain,
-            separate_cert_and_key_files: arguments.write_cert_and_key_in_separate_files,
+            construct_pem_chain: arguments.construct_pem_chain.is_on(),
+            separate_cert_and_key_files: arguments.write_cert_and_key_in_separate_files.is_on(),
         },
         default_cloud: arguments.cloud_name.clone(),
         default_cloud_file: environment("AZURE_ENVIRONMENT_FILEPATH").map(PathBuf::from),

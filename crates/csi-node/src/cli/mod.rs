@@ -3,8 +3,10 @@
 mod cluster;
 mod doctor;
 pub mod go_flags;
+mod help;
 mod node;
 mod status;
+mod switch;
 pub mod terminal;
 mod validate;
 
@@ -12,15 +14,19 @@ pub use cluster::{ClusterArgs, ClusterTask};
 pub use doctor::{DoctorArgs, Namespaced};
 pub use node::{NodeArgs, RetiredArgs};
 pub use status::{OutputFormat, SelectionArgs, SocketArgs, StatusArgs};
+pub use switch::Switch;
 pub use terminal::Terminal;
 pub use validate::ValidateArgs;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 
+/// Exit code for a command line or configuration that cannot be used (`EX_USAGE` of sysexits.h).
+pub const USAGE: u8 = 64;
+
 /// Mounts Azure Key Vault secrets, keys and certificates into pods.
 #[derive(Debug, Parser)]
-#[command(name = "akv-csi", version, about, propagate_version = true, max_term_width = 110)]
+#[command(name = "akv-csi", version = crate::build_info::describe(), about, max_term_width = 110)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -42,6 +48,17 @@ pub enum Command {
     Doctor(Box<DoctorArgs>),
     /// Check manifests without a cluster, by the driver's own rules: classes, pods, what they refer to.
     Validate(ValidateArgs),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page of akv-csi, or of one of its commands.
+    Man {
+        /// The command.
+        #[arg(value_name = "COMMAND")]
+        command: Option<String>,
+    },
 }
 
 /// Which volumes to refresh; without a choice, all on this node.
@@ -58,9 +75,9 @@ impl Cli {
     /// # Errors
     /// The parser's own error, which knows how to print itself and which exit code fits (`--help` and `--version` too).
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
-        for subcommand in ["node", "refresh", "status", "doctor", "validate"] {
-            command = command.mut_subcommand(subcommand, |subcommand| {
+        let mut command = Self::complete_command();
+        for name in names(&command) {
+            command = command.mut_subcommand(name, |subcommand| {
                 // As in Go, the last of several equal flags counts. And a variable that a chart leaves blank is not set.
                 subcommand.args_override_self(true).mut_args(|argument| {
                     let blank =
@@ -71,4 +88,48 @@ impl Cli {
         }
         Self::from_arg_matches(&command.try_get_matches_from(go_flags::normalise(arguments))?)
     }
+    /// The command with headings, examples and switches, for parsing, manual pages, completions and the guide.
+    pub fn complete_command() -> clap::Command {
+        let mut command = help::examples(Self::command());
+        for name in names(&command) {
+            command = command.mut_subcommand(name, |subcommand| {
+                help::examples(subcommand.mut_args(|argument| help::under_heading(switch::adapt(argument))))
+            });
+        }
+        command
+    }
+
+    /// The exit code for a command line that cannot be used: `EX_USAGE` of sysexits.h, and for `validate`, where 1 means
+    /// faults in manifests, the 2 that linters use.
+    pub fn usage_code(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+        let validates = arguments.into_iter().nth(1).is_some_and(|name| name == "validate");
+        if validates { crate::validate::UNUSABLE } else { USAGE }
+    }
+
+    /// The manual page of the program or of one of its commands, as roff.
+    ///
+    /// # Errors
+    /// When there is no such command.
+    pub fn manual(name: Option<&str>) -> Result<Vec<u8>, String> {
+        let mut command = Self::complete_command();
+        command.build();
+        let page = match name {
+            None => clap_mangen::Man::new(command),
+            Some(name) => {
+                let known = names(&command).join(", ");
+                let found = command.find_subcommand(name).cloned();
+                let found =
+                    found.ok_or_else(|| format!("there is no command {name:?}: commands are {known}"))?;
+                clap_mangen::Man::new(found).title(format!("akv-csi-{name}"))
+            }
+        };
+        let mut roff = Vec::new();
+        page.render(&mut roff).map_err(|error| error.to_string())?;
+        Ok(roff)
+    }
+}
+
+/// Names of all subcommands.
+fn names(command: &clap::Command) -> Vec<String> {
+    command.get_subcommands().map(|subcommand| subcommand.get_name().to_owned()).collect()
 }

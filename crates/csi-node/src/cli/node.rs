@@ -1,15 +1,15 @@
 //! Flags of `akv-csi node`.
 
-use super::go_flags::{parse_bool, parse_duration};
+use super::Switch;
+use super::go_flags::parse_duration;
 use crate::endpoint::Endpoint;
-use clap::{ArgAction, Args};
+use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything that can be said to the node driver. Each flag has an environment variable, which the flag overrides.
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub struct NodeArgs {
     /// Socket on which the kubelet calls the driver, as unix:///PATH.
     #[arg(long, env = "CSI_ENDPOINT", value_name = "URL", default_value = "unix:///tmp/csi.sock")]
@@ -55,18 +55,8 @@ pub struct NodeArgs {
     pub kubeconfig: Option<PathBuf>,
 
     /// Look again at Key Vault when the kubelet repeats its call for a mounted volume.
-    #[arg(
-        long,
-        env = "AKV_CSI_ENABLE_SECRET_ROTATION",
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        action = ArgAction::Set
-    )]
-    pub enable_secret_rotation: bool,
+    #[arg(long, env = "AKV_CSI_ENABLE_SECRET_ROTATION", default_value = "false")]
+    pub enable_secret_rotation: Switch,
 
     /// How long the content of a mounted volume is taken as fresh. A class may say otherwise with the parameter
     /// `rotationPollInterval`. Each node takes up to a fifth less, so that a fleet does not ask in step.
@@ -120,46 +110,16 @@ pub struct NodeArgs {
     pub volume_size: u64,
 
     /// Mount volumes with noexec.
-    #[arg(
-        long,
-        env = "AKV_CSI_VOLUME_NOEXEC",
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        action = ArgAction::Set
-    )]
-    pub volume_noexec: bool,
+    #[arg(long, env = "AKV_CSI_VOLUME_NOEXEC", default_value = "false")]
+    pub volume_noexec: Switch,
 
     /// Order the certificates of a PFX as server, intermediates, root.
-    #[arg(
-        long,
-        env = "AKV_CSI_CONSTRUCT_PEM_CHAIN",
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "true",
-        value_parser = parse_bool,
-        action = ArgAction::Set
-    )]
-    pub construct_pem_chain: bool,
+    #[arg(long, env = "AKV_CSI_CONSTRUCT_PEM_CHAIN", default_value = "true")]
+    pub construct_pem_chain: Switch,
 
     /// Write NAME.crt and NAME.key beside the file of a certificate's secret.
-    #[arg(
-        long,
-        env = "AKV_CSI_WRITE_CERT_AND_KEY_IN_SEPARATE_FILES",
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        action = ArgAction::Set
-    )]
-    pub write_cert_and_key_in_separate_files: bool,
+    #[arg(long, env = "AKV_CSI_WRITE_CERT_AND_KEY_IN_SEPARATE_FILES", default_value = "false")]
+    pub write_cert_and_key_in_separate_files: Switch,
 
     /// Azure cloud of classes that do not name one.
     #[arg(long, env = "AKV_CSI_CLOUD_NAME", value_name = "NAME", default_value = "AzurePublicCloud")]
@@ -226,18 +186,8 @@ pub struct NodeArgs {
     pub prometheus_port: Option<u16>,
 
     /// Write logs as one JSON object a line.
-    #[arg(
-        long,
-        env = "AKV_CSI_LOG_FORMAT_JSON",
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        action = ArgAction::Set
-    )]
-    pub log_format_json: bool,
+    #[arg(long, env = "AKV_CSI_LOG_FORMAT_JSON", default_value = "false")]
+    pub log_format_json: Switch,
 
     /// Verbosity as the reference counts it: 0 normal, 3 debugging, 5 every step.
     #[arg(
@@ -249,6 +199,10 @@ pub struct NodeArgs {
         allow_hyphen_values = true
     )]
     pub verbosity: i32,
+
+    /// Print the build as one line of JSON, as the reference does, and end.
+    #[arg(long)]
+    pub version: bool,
 
     /// Flags of the reference that have nothing to do here.
     #[command(flatten)]
@@ -382,12 +336,12 @@ mod tests {
             "--logtostderr",
         ]);
         assert_eq!(node.node_id, "aks-1");
-        assert!(node.enable_secret_rotation);
+        assert!(node.enable_secret_rotation.is_on());
         assert_eq!(node.rotation_poll_interval.as_secs(), 30);
         assert_eq!(node.verbosity, 5);
-        assert!(node.log_format_json);
-        assert!(!node.construct_pem_chain);
-        assert!(node.write_cert_and_key_in_separate_files);
+        assert!(node.log_format_json.is_on());
+        assert!(!node.construct_pem_chain.is_on());
+        assert!(node.write_cert_and_key_in_separate_files.is_on());
         assert_eq!(node.metrics_addr.map(|address| address.port()), Some(8095));
         assert!(node.retired.given().contains(&"--logtostderr"));
     }

@@ -127,7 +127,7 @@ async fn csi_driver(context: &Context, client: &Client) -> Finding {
     match within(time, check, "reading the CSIDriver object", drivers.get(name)).await {
         Err(finding) => finding,
         Ok(Ok(driver)) => {
-            let rotation = context.node.as_ref().is_ok_and(|node| node.enable_secret_rotation);
+            let rotation = context.node.as_ref().is_ok_and(|node| node.enable_secret_rotation.is_on());
             let faults = faults_of(&driver.spec, rotation);
             if faults.is_empty() {
                 Finding::ok(check, format!("CSIDriver {name} says what the driver needs"))

@@ -89,7 +89,9 @@ pub fn run(arguments: &ValidateArgs) -> ExitCode {
         Format::Json => report::json::render(&sources, &outcome),
         Format::Sarif => report::sarif::render(&sources, &outcome),
     };
-    if let Err(error) = std::io::stdout().lock().write_all(text.as_bytes()) {
+    if let Err(error) = std::io::stdout().lock().write_all(text.as_bytes())
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
         eprintln!("akv-csi: cannot write the report: {error}");
         return ExitCode::from(UNUSABLE);
     }

@@ -26,7 +26,7 @@ pub fn render(sources: &[Source], outcome: &Outcome) -> String {
         "$schema": SCHEMA,
         "version": "2.1.0",
         "runs": [{
-            "tool": {"driver": {"name": "akv-csi", "version": env!("CARGO_PKG_VERSION"), "rules": rules}},
+            "tool": {"driver": {"name": "akv-csi", "version": crate::build_info::VERSION, "rules": rules}},
             // Columns are counted in characters, as in the other reports.
             "columnKind": "unicodeCodePoints",
             "results": results,
