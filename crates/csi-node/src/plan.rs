@@ -256,6 +256,9 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// A value without surrounding white space; empty when it is given nowhere.
     fn get(&self, key: &str) -> &'a str {
+        debug_assert!(crate::parameters::is_known(key), "{key} is not in the list of parameters");
+        #[cfg(test)]
+        tests::READ.with_borrow_mut(|read| read.insert(key.to_owned()));
         self.attributes.get(key).or_else(|| self.parameters.get(key)).map_or("", |value| value.trim())
     }
 
@@ -313,6 +316,11 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
     use proto::csi::{NodePublishVolumeRequest, VolumeCapability};
+
+    thread_local! {
+        /// The keys that this thread's parsers have asked for.
+        pub(super) static READ: std::cell::RefCell<std::collections::BTreeSet<String>> = const { std::cell::RefCell::new(std::collections::BTreeSet::new()) };
+    }
 
     const OBJECTS: &str = "array:\n- |\n  objectName: a\n  objectType: secret\n";
 
@@ -438,6 +446,15 @@ mod tests {
         let principal = PlannedIdentity::ServicePrincipal { tenant: TenantId::parse("t").unwrap() };
         assert_eq!(plan(&[("tenantId", "t")], true), (false, principal));
         assert!(!plan(&[("tenantId", "t"), ("useVMManagedIdentity", "true")], false).0);
+    }
+
+    #[test]
+    fn the_listed_parameters_are_those_that_are_read() {
+        READ.take();
+        let _ = plan(&[("useVMManagedIdentity", "true")], &[]);
+        let _ = plan(&[], &[]);
+        let listed = crate::parameters::PARAMETERS.iter().map(|parameter| parameter.key.to_owned());
+        assert_eq!(READ.take(), listed.collect());
     }
 
     #[test]

@@ -194,6 +194,30 @@ const ENTRIES: &[Entry] = &[
     },
 ];
 
+/// A refusal of Entra that is known, for the documentation.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownRefusal {
+    /// Its AADSTS codes.
+    pub codes: &'static [u32],
+    /// What they mean.
+    pub cause: &'static str,
+    /// What to do about it. Where that is a command to be pasted, what is said beside it.
+    pub cure: &'static str,
+    /// Whether the message spells out the command that creates the federated credential.
+    pub with_command: bool,
+}
+
+/// All refusals of Entra that are known.
+pub fn known_refusals() -> impl Iterator<Item = KnownRefusal> {
+    ENTRIES.iter().map(|entry| {
+        let (cure, with_command) = match entry.cure {
+            Cure::Words(words) => (words, false),
+            Cure::FederatedCredential(remark) => (remark, true),
+        };
+        KnownRefusal { codes: entry.codes, cause: entry.cause, cure, with_command }
+    })
+}
+
 /// Kind and advice for Entra's answer. `error` and `status` decide where no code is known.
 pub(crate) fn of_entra(
     codes: &[u32],

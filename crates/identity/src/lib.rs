@@ -59,6 +59,7 @@ pub use cloud::{
 };
 pub use config::{Config, VmIdentitySource};
 pub use credential::Credential;
+pub use diagnosis::{KnownRefusal, known_refusals};
 pub use error::{Error, Kind, Outage, Purpose, Refusal};
 pub use ids::{Asker, ClientId, TenantId};
 pub use mode::{Mode, Proof, ServicePrincipal, VmIdentity, service_principal_from_secrets};

@@ -163,12 +163,22 @@ pub fn tokens(stage: &Stage, namespace: &str, service_account: &str) -> String {
 
 /// A class of the workload identity with these `objects` items; `extra` are further parameter lines.
 pub fn class(stage: &Stage, name: &str, objects: &[&str], extra: &[(&str, &str)]) -> String {
+    class_of(&stage.workload_identity.client_id, stage.azure.tenant(), name, objects, extra)
+}
+
+/// The same of any client and tenant.
+pub fn class_of(
+    client_id: &str,
+    tenant: &str,
+    name: &str,
+    objects: &[&str],
+    extra: &[(&str, &str)],
+) -> String {
     let mut text = format!(
         "apiVersion: secrets-store.csi.x-k8s.io/v1\nkind: SecretProviderClass\nmetadata:\n  name: {name}\nspec:\n  provider: azure\n  parameters:\n"
     );
-    let client_id = stage.workload_identity.client_id.as_str();
     let mut parameters: BTreeMap<&str, &str> =
-        [("keyvaultName", VAULT), ("tenantId", stage.azure.tenant()), ("clientID", client_id)].into();
+        [("keyvaultName", VAULT), ("tenantId", tenant), ("clientID", client_id)].into();
     parameters.extend(extra.iter().copied());
     for (key, value) in parameters {
         // A quoted JSON string is a YAML string whatever is in it.

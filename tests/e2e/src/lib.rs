@@ -6,6 +6,7 @@
 //! * [`Pod`] is a pod's volume and what its containers see of it; [`Content`] is what that should be.
 //! * [`Provider`] is a provider in a process of its own, as other secret stores have.
 //! * [`Seed`] and [`Random`] make random tests repeatable.
+//! * [`BAD_CLASSES`] have one mistake each; [`validate`] is `akv-csi validate`; [`transcript`] runs the commands of the guide.
 //! * [`manifests`] are the YAML files people deploy, with their placeholders filled.
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +17,7 @@
 )]
 
 mod azure_proxy;
+mod bad_classes;
 mod call;
 mod driver_process;
 pub mod manifests;
@@ -25,10 +27,13 @@ mod process_usage;
 mod provider;
 mod random;
 mod stage;
+pub mod transcript;
+mod validation;
 mod volume_view;
 
 pub use azure_proxy::AzureProxy;
-pub use call::{Call, can_mount, class, tokens};
+pub use bad_classes::{BAD_CLASSES, BadClass};
+pub use call::{Call, can_mount, class, class_of, tokens};
 pub use driver_process::DriverProcess;
 pub use mounts::{MountPoint, mounts_below};
 pub use pod::{Content, Pod, SECRETS, fill_secrets};
@@ -36,4 +41,5 @@ pub use process_usage::Usage;
 pub use provider::{Asked, Provider};
 pub use random::{Random, Seed, setting};
 pub use stage::{DRIVER_NAME, NODE, Stage, StageOptions, VAULT};
+pub use validation::{Report, validate};
 pub use volume_view::{Files, Sight, VolumeView, look};

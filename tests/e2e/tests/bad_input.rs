@@ -2,14 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use azure_emulator::{FaultRule, Network, ObjectKind, Permissions, Service};
-use e2e::{Call, Stage, StageOptions, VAULT, can_mount, class};
+use e2e::{BAD_CLASSES, Call, Stage, StageOptions, VAULT, can_mount, class};
 use std::time::Duration;
 use tonic::Code;
 
 const SECRET: &str = "objectName: secret1\nobjectType: secret";
-
-/// Parameters that differ from a good class; objects; what the message has to have.
-type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
 
 /// Publishes, expects a refusal that has all these parts, and sees that nothing is left behind.
 async fn refused(stage: &Stage, call: &Call, code: Code, parts: &[&str]) {
@@ -29,65 +26,11 @@ async fn mistakes_in_classes_are_told_with_pod_class_field_and_cure() {
     }
     let stage = Stage::start(StageOptions::default()).await;
     stage.fill_vault();
-    let cases: &[Case<'_>] = &[
-        (&[("keyvaultName", "")], &[SECRET], &["parameters.keyvaultName", "keyvaultName is not provided"]),
-        (
-            &[("keyvaultName", "kv")],
-            &[SECRET],
-            &["Invalid vault name: \"kv\", must be between 3 and 24 chars"],
-        ),
-        (&[("keyvaultName", "kv_test")], &[SECRET], &["must match [-a-zA-Z0-9]{3,24}"]),
-        (
-            &[("tenantId", "")],
-            &[SECRET],
-            &["parameters.tenantId", "tenantId is not provided", "az keyvault show"],
-        ),
-        (
-            &[("usePodIdentity", "yes")],
-            &[SECRET],
-            &["failed to parse usePodIdentity flag", "parsing \"yes\"", "\"true\" or \"false\""],
-        ),
-        (&[("usePodIdentity", "true")], &[SECRET], &["parameters.usePodIdentity", "workload identity"]),
-        (
-            &[("useVMManagedIdentity", "true"), ("useAzureTokenProxy", "true")],
-            &[SECRET],
-            &["only one identity mode can be enabled at a time"],
-        ),
-        (
-            &[("cloudName", "AzureCloud1")],
-            &[SECRET],
-            &["cloudName AzureCloud1 is not valid", "parameters.cloudName"],
-        ),
-        (
-            &[("cloudName", "AzureStackCloud")],
-            &[SECRET],
-            &["cloudName AzureStackCloud is not valid", "cloudEnvFileName"],
-        ),
-        (
-            &[("cloudName", "AzureStackCloud"), ("cloudEnvFileName", "/nowhere/cloud.json")],
-            &[SECRET],
-            &["open /nowhere/cloud.json: no such file or directory"],
-        ),
-        (&[], &[], &["parameters.objects", "objects is not set"]),
-        (&[("objects", "array: []")], &[], &["missing object versions", "parameters.objects"]),
-        (&[("objects", "array:\n- objectName: a\n")], &[], &["failed to yaml unmarshal objects", "!!map"]),
-        (
-            &[],
-            &["objectName: a\nobjectType: certificate"],
-            &["objects.array[0].objectType", "Should be secret, key, or cert"],
-        ),
-        (
-            &[],
-            &[SECRET, "objectName: b\nobjectType: secret\nobjectAlias: ../b"],
-            &["array[1].objectAlias", "must not contain '..'"],
-        ),
-        (&[], &["objectName: b\nobjectType: secret\nfilePermission: rw"], &["array[0].filePermission", "rw"]),
-    ];
-    for (number, (parameters, objects, parts)) in cases.iter().enumerate() {
+    for (number, bad) in BAD_CLASSES.iter().enumerate() {
         let name = format!("bad-{number}");
-        stage.deploy(&name, &class(&stage, &name, objects, parameters));
+        stage.deploy(&name, &class(&stage, &name, bad.objects, bad.parameters));
         let call = Call::new(&stage, "web", &name);
-        let mut parts = parts.to_vec();
+        let mut parts = bad.message.to_vec();
         let class_name = format!("SecretProviderClass default/{name}");
         parts.extend(["failed to mount secrets store objects for pod default/web, err: ", &class_name]);
         refused(&stage, &call, Code::Unknown, &parts).await;
