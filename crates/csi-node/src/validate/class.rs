@@ -8,6 +8,7 @@ use super::{credentials, objects, spelling, sync};
 use crate::csi::request::PublishRequest;
 use crate::parameters::{self, PARAMETERS};
 use crate::plan::{MountPlan, PlannedIdentity};
+use crate::provider::ProviderName;
 use crate::service_account::Annotations;
 use identity::CloudChoice;
 use proto::csi::{NodePublishVolumeRequest, VolumeCapability};
@@ -42,6 +43,11 @@ pub fn check(class: &Manifest, input: &Input, findings: &mut Vec<Finding>) {
         }
         AZURE => {}
         other => {
+            if let Err(error) = ProviderName::parse(other) {
+                let cure = "for Azure Key Vault write azure, in lower case";
+                findings.push(class.finding(Rule::BadClass, "spec.provider", error.to_string(), cure));
+                return;
+            }
             let problem = format!("provider {other:?} is not built in: its class is not checked");
             let cure = "the driver hands it to the provider's own socket; for Azure Key Vault write azure, in lower case";
             findings.push(class.finding(Rule::OtherProvider, "spec.provider", problem, cure));

@@ -5,19 +5,13 @@ use super::input::Input;
 use super::manifest::Manifest;
 use super::objects::files_of;
 use super::spelling;
-use super::view::View;
+use super::view::{View, below};
+use crate::class::{SecretObject, SecretObjectData};
+use crate::synced_secret::{self, SecretFault};
+use std::collections::BTreeSet;
 use vault::{ObjectKind, ObjectRequest, SecretEncoding, SecretFormat, Versions};
 
 const TLS: &str = "kubernetes.io/tls";
-
-/// Keys that the API server demands of Secrets of a type: all of the first, or one of the second.
-const REQUIRED: [(&str, &[&str], &[&str]); 5] = [
-    (TLS, &["tls.crt", "tls.key"], &[]),
-    ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"], &[]),
-    ("kubernetes.io/dockercfg", &[".dockercfg"], &[]),
-    ("kubernetes.io/ssh-auth", &["ssh-privatekey"], &[]),
-    ("kubernetes.io/basic-auth", &[], &["username", "password"]),
-];
 
 /// A Secret that a class makes.
 #[derive(Debug)]
@@ -47,117 +41,97 @@ pub fn synced(input: &Input) -> Vec<Synced<'_>> {
     found
 }
 
-/// Looks at the Secrets of a class.
+/// Looks at the Secrets of a class: what the driver's own check says, and whether their files fit.
 pub fn check(class: &Manifest, spec: &View, objects: &[ObjectRequest], findings: &mut Vec<Finding>) {
-    for (index, secret) in spec.get("secretObjects").iter().flat_map(View::items).enumerate() {
-        let path = format!("spec.secretObjects[{index}]");
-        let mut found = |rule: Rule, field: &str, problem: String, cure: &str| {
-            findings.push(class.finding(rule, &format!("{path}{field}"), problem, cure));
+    let Some(list) = spec.get("secretObjects") else { return };
+    not_strings(class, &list, "spec.secretObjects", findings);
+    let secrets: Vec<SecretObject> = match serde_json::from_value(list.to_json()) {
+        Ok(secrets) => secrets,
+        Err(error) => {
+            let cure = "write a list of secretName, type and data, whose entries have objectName and key";
+            findings.push(class.finding(Rule::BadClass, "spec.secretObjects", error.to_string(), cure));
+            return;
+        }
+    };
+    // With flags and version histories a volume can have more files than a class tells.
+    let named = secrets.iter().flat_map(|secret| &secret.data).map(|entry| entry.object_name.trim());
+    let told: Vec<String> = objects.iter().flat_map(files_of).collect();
+    let mut files: BTreeSet<&str> = told.iter().map(String::as_str).collect();
+    files.extend(named.filter(|name| objects.iter().any(|object| makes(object, name))));
+    // Without a list of objects there is a fault elsewhere, and all files would be missing.
+    let known = (!objects.is_empty()).then_some(&files);
+
+    for error in synced_secret::check(&secrets, known) {
+        let secret = secrets.get(error.index).cloned().unwrap_or_default();
+        let (rule, field) = place(&error.fault, &secret);
+        let cure = match &error.fault {
+            SecretFault::NoFile { name, .. } => {
+                meant(name, objects).map(|file| format!("write {file}")).unwrap_or_default()
+            }
+            _ => String::new(),
         };
-        let (name, kind) = (secret.text_of("secretName").trim(), secret.text_of("type").trim());
-        if name.is_empty() {
-            found(Rule::SyncedSecret, ".secretName", "secret name is empty".into(), "give the Secret's name");
-        } else if !is_object_name(name) {
-            let problem = format!("{name:?} is no name of a Secret: the API server refuses it");
-            found(Rule::SyncedSecret, ".secretName", problem, "use lower-case letters, digits, `-` and `.`");
-        }
-        if kind.is_empty() {
-            found(
-                Rule::SyncedSecret,
-                ".type",
-                "secret type is empty".into(),
-                "write Opaque, or the type that is wanted",
-            );
-        }
-        let data: Vec<View> = secret.get("data").iter().flat_map(View::items).collect();
-        if data.is_empty() {
-            found(
-                Rule::SyncedSecret,
-                ".data",
-                "data is empty".into(),
-                "list objectName and key of each file",
-            );
-            continue;
-        }
-        let keys: Vec<&str> = data.iter().map(|entry| entry.text_of("key").trim()).collect();
-        if let Some((_, all, any)) = REQUIRED.iter().find(|(of, _, _)| *of == kind) {
-            for missing in all.iter().filter(|key| !keys.contains(key)) {
-                let problem = format!(
-                    "a Secret of type {kind} has to have the key {missing}: the API server refuses it"
-                );
-                found(Rule::SyncedSecret, ".data", problem, &format!("add an entry with key: {missing}"));
-            }
-            if !any.is_empty() && !any.iter().any(|key| keys.contains(key)) {
-                let problem =
-                    format!("a Secret of type {kind} has to have one of the keys {}", any.join(", "));
-                found(Rule::SyncedSecret, ".data", problem, "add one of them");
+        let path = format!("spec.secretObjects[{}]{field}", error.index);
+        findings.push(class.finding(rule, &path, error.fault.to_string(), cure));
+    }
+    for (index, secret) in secrets.iter().enumerate().filter(|(_, secret)| secret.kind.trim() == TLS) {
+        for (number, entry) in secret.data.iter().enumerate() {
+            let object = objects.iter().find(|object| makes(object, entry.object_name.trim()));
+            if let Some((problem, cure)) = object.and_then(|object| tls_trap(object, entry.key.trim())) {
+                let path = format!("spec.secretObjects[{index}].data[{number}].objectName");
+                findings.push(class.finding(Rule::SyncedTls, &path, problem, cure));
             }
         }
-        for (number, (entry, key)) in data.iter().zip(&keys).enumerate() {
-            let at = |field: &str| format!(".data[{number}].{field}");
-            let object_name = entry.text_of("objectName").trim();
-            if key.is_empty() {
-                found(
-                    Rule::SyncedSecret,
-                    &at("key"),
-                    "key in secretObjects.data is empty".into(),
-                    "give the key in the Secret",
-                );
-            } else if !key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
-                let problem = format!("{key:?} is no key of a Secret: the API server refuses it");
-                found(Rule::SyncedSecret, &at("key"), problem, "use letters, digits, `-`, `_` and `.`");
-            } else if keys.iter().take(number).any(|other| other == key) {
-                found(
-                    Rule::SyncedSecret,
-                    &at("key"),
-                    format!("{key} is given twice"),
-                    "give each file a key of its own",
-                );
-            } else if kind == TLS && !matches!(*key, "tls.crt" | "tls.key") {
-                let problem =
-                    format!("key '{key}' is not supported. Only 'tls.key' and 'tls.crt' are supported");
-                found(Rule::SyncedSecret, &at("key"), problem, "use another Secret for it, of type Opaque");
-            }
-            if object_name.is_empty() {
-                found(
-                    Rule::SyncedSecret,
-                    &at("objectName"),
-                    "object name in secretObjects.data".into(),
-                    "name a mounted file",
-                );
-                continue;
-            }
-            // Without a list of objects there is a fault elsewhere, and all files would be missing.
-            if objects.is_empty() {
-                continue;
-            }
-            match objects.iter().find(|object| makes(object, object_name)) {
-                None => {
-                    let problem = format!(
-                        "file matching objectName {object_name} not found in the pod: no object makes it"
-                    );
-                    let files: Vec<String> = objects.iter().flat_map(files_of).collect();
-                    let alias = objects
-                        .iter()
-                        .find(|object| object.name == object_name)
-                        .and_then(|object| files_of(object).into_iter().next());
-                    let near = || {
-                        spelling::nearest(object_name, files.iter().map(String::as_str)).map(str::to_owned)
-                    };
-                    let cure = match alias.or_else(near) {
-                        Some(file) => format!("write {file}: objectName here is the name of the file"),
-                        None => format!("files are {}", files.join(", ")),
-                    };
-                    found(Rule::SyncedFile, &at("objectName"), problem, &cure);
-                }
-                Some(object) if kind == TLS => {
-                    if let Some((problem, cure)) = tls_trap(object, key) {
-                        found(Rule::SyncedTls, &at("objectName"), problem, cure);
-                    }
-                }
-                Some(_) => {}
-            }
+    }
+}
+
+/// The file that somebody meant who wrote an object's name in the place of its alias, or mistyped.
+fn meant(name: &str, objects: &[ObjectRequest]) -> Option<String> {
+    let of_object = objects.iter().find(|object| object.name == name).map(files_of);
+    let files: Vec<String> = objects.iter().flat_map(files_of).collect();
+    let near = || spelling::nearest(name, files.iter().map(String::as_str)).map(str::to_owned);
+    of_object.and_then(|files| files.into_iter().next()).or_else(near)
+}
+
+/// Where a fault stands in its entry.
+fn place(fault: &SecretFault, secret: &SecretObject) -> (Rule, String) {
+    let entry =
+        |fits: &dyn Fn(&SecretObjectData) -> bool| secret.data.iter().position(fits).unwrap_or_default();
+    let field = match fault {
+        SecretFault::NoName | SecretFault::Name { .. } | SecretFault::SameName { .. } => {
+            ".secretName".to_owned()
         }
+        SecretFault::NoType => ".type".to_owned(),
+        SecretFault::NoData | SecretFault::Incomplete { .. } => ".data".to_owned(),
+        SecretFault::Metadata { field, .. } => format!(".{field}"),
+        SecretFault::NoObjectName { entry } => format!(".data[{entry}].objectName"),
+        SecretFault::NoKey { entry }
+        | SecretFault::Key { entry, .. }
+        | SecretFault::SameKey { entry, .. } => {
+            format!(".data[{entry}].key")
+        }
+        SecretFault::TlsKey { key } => format!(".data[{}].key", entry(&|data| data.key.trim() == key)),
+        SecretFault::NoFile { name, .. } => {
+            let number = entry(&|data| data.object_name.trim() == name);
+            return (Rule::SyncedFile, format!(".data[{number}].objectName"));
+        }
+        _ => String::new(),
+    };
+    (Rule::SyncedSecret, field)
+}
+
+/// Numbers and bools where the API server takes strings only.
+fn not_strings(class: &Manifest, view: &View, path: &str, findings: &mut Vec<Finding>) {
+    if let (Some(kind), Some(text)) = (view.other_than_string(), view.text()) {
+        let problem = format!("this is a {kind}, and has to be a string: the API server refuses the class");
+        findings.push(class.finding(Rule::NotString, path, problem, format!("quote it: \"{text}\"")));
+    }
+    for (key, value) in view.entries() {
+        if let Some(key) = key.text() {
+            not_strings(class, &value, &below(path, key), findings);
+        }
+    }
+    for (index, item) in view.items().enumerate() {
+        not_strings(class, &item, &format!("{path}[{index}]"), findings);
     }
 }
 
@@ -183,7 +157,7 @@ fn tls_trap(object: &ObjectRequest, key: &str) -> Option<(String, &'static str)>
             Some((problem, "leave objectFormat out, so that the file is PEM"))
         }
         ObjectKind::Secret { .. } => None,
-        ObjectKind::Certificate if key == "tls.crt" => None,
+        ObjectKind::Certificate if key != "tls.key" => None,
         ObjectKind::Certificate | ObjectKind::Key => {
             let kind = object.kind.as_str();
             let problem =
@@ -191,12 +165,4 @@ fn tls_trap(object: &ObjectRequest, key: &str) -> Option<(String, &'static str)>
             Some((problem, "use objectType secret, which has key and certificate in one file"))
         }
     }
-}
-
-/// A name by RFC 1123, as objects of Kubernetes have.
-fn is_object_name(name: &str) -> bool {
-    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    name.len() <= 253
-        && name.split('.').all(|label| edge(label.chars().next()) && edge(label.chars().next_back()))
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
 }

@@ -100,6 +100,19 @@ impl View {
         matches!(self.node.value, Value::Mapping(_))
     }
 
+    /// What is here as JSON, with every scalar but null as the string that is written.
+    pub fn to_json(&self) -> serde_json::Value {
+        match &self.node.value {
+            Value::Scalar(_) => self.text().map_or(serde_json::Value::Null, Into::into),
+            Value::Sequence(items) => items.iter().map(|item| self.of(item).to_json()).collect(),
+            Value::Mapping(_) => self
+                .entries()
+                .filter_map(|(key, value)| Some((key.text()?.to_owned(), value.to_json())))
+                .collect::<serde_json::Map<_, _>>()
+                .into(),
+        }
+    }
+
     /// Whether nothing is written here.
     pub fn is_null(&self) -> bool {
         self.node.is_null()
