@@ -366,10 +366,11 @@ fn own_settings_become_flags() {
     driver_takes(&objects);
 }
 
-/// The driver itself takes the arguments.
+/// The driver itself takes the arguments, and each has an effect.
 fn driver_takes(objects: &Objects) {
     let line = ["akv-csi"].into_iter().chain(objects.arguments()).map(Into::into);
-    assert!(matches!(Cli::read(line).unwrap().command, Command::Node(_)));
+    let Command::Node(node) = Cli::read(line).unwrap().command else { panic!("not the node driver") };
+    assert_eq!(node.retired.given(), Vec::<&str>::new());
 }
 
 #[test]
