@@ -146,6 +146,7 @@ impl Cluster {
             manifests::adapt(daemon_set, &format!("akv-csi:{version}"), &vault_host);
         }
         documents.insert(0, ca);
+        documents.extend(manifests::syncing());
         self.apply_all(DRIVER_NAMESPACE, &documents).await;
     }
 

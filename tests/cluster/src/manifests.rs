@@ -58,6 +58,24 @@ pub fn adapt(daemon_set: &mut Value, image: &str, vault_host: &str) {
     arguments.extend(["--enable-secret-rotation=true".into(), "--rotation-poll-interval=3s".into()]);
 }
 
+/// What the chart adds with `syncSecret.enabled`, and the plain manifests leave to the operator: the right to keep Secrets.
+pub fn syncing() -> Vec<Value> {
+    let name = |kind: &str| json!({"name": format!("secretprovidersyncing-{kind}")});
+    vec![
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": name("role"),
+            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "patch"]}],
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": name("rolebinding"),
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "secretprovidersyncing-role",
+            },
+            "subjects": [{"kind": "ServiceAccount", "name": DAEMON_SET, "namespace": "kube-system"}],
+        }),
+    ]
+}
+
 fn push(list: &mut Value, item: Value) {
     match list {
         Value::Array(items) => items.push(item),

@@ -105,13 +105,11 @@ pub async fn roles(cluster: &Cluster) {
         "secretproviderclasses-admin-role",
         "secretproviderclasses-viewer-role",
         "secretproviderclasspodstatuses-viewer-role",
-        "secretprovidersyncing-role",
     ];
     for role in roles {
         assert!(cluster.get(Kind::ClusterRole, "", role).await.is_some(), "there is no ClusterRole {role}");
     }
-    for binding in ["secretproviderclasses-rolebinding", "secretprovidersyncing-rolebinding"] {
-        let found = cluster.get(Kind::ClusterRoleBinding, "", binding).await;
-        assert!(found.is_some(), "there is no ClusterRoleBinding {binding}");
-    }
+    let binding = "secretproviderclasses-rolebinding";
+    let found = cluster.get(Kind::ClusterRoleBinding, "", binding).await;
+    assert!(found.is_some(), "there is no ClusterRoleBinding {binding}");
 }

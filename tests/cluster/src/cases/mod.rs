@@ -42,7 +42,9 @@ pub fn all() -> Vec<Vec<Case>> {
             "two classes in one pod" => classes::two_in_one_pod,
             "files for the pod's group" => classes::group,
             "a rotation reaches the file, and so does an added object" => volumes::rotation,
+            "the roles that tools look for" => classes::roles,
             "a deleted pod leaves nothing" => volumes::removal,
+            "the driver's pods serve their metrics" => volumes::metrics,
             "a pod's status object: made, kept current, gone with the pod" => synced::status,
         ],
         cases!["many unchanged pods: no write, and a request for each object" => scale::unchanged],
@@ -56,7 +58,6 @@ pub fn all() -> Vec<Vec<Case>> {
 pub fn awaited() -> Vec<Vec<Case>> {
     vec![
         cases![
-            "the roles that tools look for" => classes::roles,
             "synced: two Deployments, their Secret, a rotation, the end" => synced::deployments,
             "synced: a pod of its own with two Secrets" => synced::bare_pod,
         ],

@@ -60,6 +60,28 @@ pub async fn removal(cluster: &Cluster) {
     cluster.delete("", &["namespace", "removal"]).await;
 }
 
+/// What the driver's pods have counted is read from them under the names that dashboards know.
+pub async fn metrics(cluster: &Cluster) {
+    let vault = cluster.azure.vault(VAULT);
+    vault.set_secret("counting", "before").expect("a valid secret");
+    cluster.namespace("metrics", &["default"]).await;
+    cluster.apply_all("metrics", &[cluster.class("counts", &["counting"]), pod("app", &["counts"])]).await;
+    cluster.pod_ready("metrics", "app").await;
+    vault.set_secret("counting", "after").expect("a valid secret");
+    cluster.cat_until("metrics", "app", "/mnt/counts/counting", "after").await;
+    cluster.delete("", &["namespace", "metrics"]).await;
+    for pod in cluster.driver_pods().await {
+        let path = format!("/api/v1/namespaces/kube-system/pods/{pod}:8095/proxy/metrics");
+        let text = cluster.kubectl(&["get", "--raw", &path]).await.expect("the driver serves metrics");
+        for name in ["node_publish_total", "node_unpublish_total", "rotation_reconcile_total"] {
+            assert!(
+                text.lines().any(|line| line.starts_with(&format!("{name}{{"))),
+                "there is no {name} in\n{text}"
+            );
+        }
+    }
+}
+
 /// The kubelet's folder of a pod.
 pub async fn pod_folder(cluster: &Cluster, namespace: &str, name: &str) -> PathBuf {
     let pod = cluster.get(Kind::Pod, namespace, name).await.expect("the pod is there");
