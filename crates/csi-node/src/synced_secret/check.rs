@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 /// The type whose files are taken apart.
 pub(super) const TLS: &str = "kubernetes.io/tls";
 
+/// The keys that a Secret of type `kubernetes.io/tls` can have.
+const TLS_KEYS: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
 const LONGEST_NAME: usize = 253;
 /// All annotations of an object together.
 const ANNOTATIONS_SIZE: usize = 256 * 1024;
@@ -65,7 +68,7 @@ pub(super) fn faults(object: &SecretObject) -> Vec<SecretFault> {
         }
         if key.is_empty() {
             faults.push(SecretFault::NoKey { entry });
-        } else if kind == TLS && !matches!(key, "tls.crt" | "tls.key" | "ca.crt") {
+        } else if kind == TLS && !TLS_KEYS.contains(&key) {
             faults.push(SecretFault::TlsKey { key: key.to_owned() });
         } else if !is_data_key(key) {
             faults.push(SecretFault::Key { entry, key: key.to_owned() });

@@ -9,7 +9,7 @@ use super::view::{View, below};
 use crate::class::{SecretObject, SecretObjectData};
 use crate::synced_secret::{self, SecretFault};
 use std::collections::BTreeSet;
-use vault::{ObjectKind, ObjectRequest, SecretEncoding, SecretFormat, Versions};
+use vault::{ObjectKind, ObjectRequest, Versions};
 
 const TLS: &str = "kubernetes.io/tls";
 
@@ -152,10 +152,6 @@ fn makes(object: &ObjectRequest, file: &str) -> bool {
 /// Why a file cannot be a part of a TLS secret.
 fn tls_trap(object: &ObjectRequest, key: &str) -> Option<(String, &'static str)> {
     match object.kind {
-        ObjectKind::Secret { format: SecretFormat::Pfx, encoding } if encoding != SecretEncoding::Base64 => {
-            let problem = format!("{key} cannot be taken out of {}: it is a PFX in base64", object.path);
-            Some((problem, "leave objectFormat out, so that the file is PEM"))
-        }
         ObjectKind::Secret { .. } => None,
         ObjectKind::Certificate if key != "tls.key" => None,
         ObjectKind::Certificate | ObjectKind::Key => {

@@ -266,6 +266,11 @@ fn synced_secrets_and_the_variables_from_them() {
         "  - secretName: app\n    type: kubernetes.io/tls\n    data: [{objectName: key1, key: tls.key}, {objectName: secret1, key: tls.crt}]\n",
     );
     assert_eq!(rules(&tls), ["synced-tls"]);
+    let chain = tls.replace(
+        "objectName: key1, key: tls.key}",
+        "objectName: secret1, key: tls.key}, {objectName: secret1, key: ca.crt}",
+    );
+    assert_eq!(rules(&chain), Vec::<String>::new());
 
     let env = |name: &str, key: &str, pod: &str| {
         let env = format!(
