@@ -129,8 +129,15 @@ pub(crate) fn assemble(
             tokio::spawn(api_server.clone().follow());
             let (classes, node) = (Classes::ApiServer(api_server), node_id(&arguments.node_id));
             let events = Events::start(client.clone(), node.clone());
-            let (api, volumes) = (client.clone(), Arc::clone(&volumes));
-            let upkeep = Upkeep::new(api, &node, classes.clone(), volumes, events.clone(), upkeep::CHECK);
+            let upkeep = Upkeep::new(
+                client.clone(),
+                &node,
+                classes.clone(),
+                Arc::clone(&volumes),
+                events.clone(),
+                Arc::clone(&metrics),
+                upkeep::CHECK,
+            );
             tokio::spawn(upkeep.clone().run());
             (classes, ServiceAccounts::ApiServer(client.clone()), Reporting::ApiServer { upkeep, events })
         }

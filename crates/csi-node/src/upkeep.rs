@@ -9,6 +9,7 @@ use crate::class::{Class, Classes};
 use crate::csi::request::PublishRequest;
 use crate::events::Events;
 use crate::kubernetes::{Change, Followed, follow, jittered};
+use crate::metrics::Metrics;
 use crate::pod_state::Pods;
 use crate::pod_status::{self, PodStatuses, Status, Wanted};
 use crate::reporting::Shown;
@@ -70,12 +71,6 @@ pub struct Counts {
     pub statuses_written: AtomicU64,
     /// Status objects that were found to say all that they should.
     pub statuses_unchanged: AtomicU64,
-    /// Secrets created or changed.
-    pub secrets_written: AtomicU64,
-    /// Secrets that were found as they should be.
-    pub secrets_unchanged: AtomicU64,
-    /// Secrets that could not be made or changed.
-    pub secrets_failed: AtomicU64,
     /// Goes at a volume's work that did not do all of it.
     pub failures: AtomicU64,
 }
@@ -104,6 +99,7 @@ impl Upkeep {
         classes: Classes,
         volumes: Arc<Volumes>,
         events: Events,
+        metrics: Arc<Metrics>,
         check_every: Duration,
     ) -> Self {
         // What was looked at for another volume a moment ago is not looked at again. Shorter than the shortest wait between two
@@ -116,6 +112,7 @@ impl Upkeep {
             classes,
             volumes,
             events,
+            metrics,
             counts: Counts::default(),
         };
         let check = Mutex::new(Instant::now() + jittered(check_every));

@@ -4,6 +4,7 @@
 use csi_node::class::{ApiServer, ClassName, Classes};
 use csi_node::csi::request::PublishRequest;
 use csi_node::events::Events;
+use csi_node::metrics::Metrics;
 use csi_node::reporting::Shown;
 use csi_node::upkeep::{Upkeep, Volume};
 use csi_node::volume::{Options, Payload, TargetPath, Volumes};
@@ -66,11 +67,15 @@ async fn deleted_secrets_come_back_and_new_ones_of_the_class_are_made() {
     let payload = Payload::new(vec![("a".into(), 0o644, Zeroizing::new(b"content".to_vec()))]).unwrap();
     volumes.publish(&target, &payload, None).unwrap();
 
+    let start = |classes, events| {
+        let metrics = Arc::new(Metrics::new());
+        Upkeep::new(client.clone(), "node-1", classes, Arc::clone(&volumes), events, metrics, SOON)
+    };
     let api_server = ApiServer::new(client.clone());
     let following = tokio::spawn(api_server.clone().follow());
     let classes = Classes::ApiServer(api_server);
     let events = Events::start(client.clone(), "node-1".into());
-    let upkeep = Upkeep::new(client.clone(), "node-1", classes.clone(), Arc::clone(&volumes), events, SOON);
+    let upkeep = start(classes.clone(), events);
     let running = tokio::spawn(upkeep.clone().run());
     let context = [
         ("csi.storage.k8s.io/pod.name", "web"),
@@ -104,7 +109,7 @@ async fn deleted_secrets_come_back_and_new_ones_of_the_class_are_made() {
     // A driver that starts anew hears of a volume without looking at its content, and looks after it all the same.
     running.abort();
     let events = Events::start(client.clone(), "node-1".into());
-    let upkeep = Upkeep::new(client.clone(), "node-1", classes, Arc::clone(&volumes), events, SOON);
+    let upkeep = start(classes, events);
     let running = tokio::spawn(upkeep.clone().run());
     secrets.delete("second", &DeleteParams::default()).await.unwrap();
     upkeep.still_there(&request);

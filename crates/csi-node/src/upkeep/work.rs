@@ -3,6 +3,7 @@
 use super::{Counts, Volume};
 use crate::class::{Class, ClassError, ClassName, Classes, SecretObject};
 use crate::events::{Events, Reason};
+use crate::metrics::Metrics;
 use crate::pod_state::{Age, PodError, PodState, Pods};
 use crate::pod_status::{self, Expect, PodStatuses, StatusError, Wanted, Written};
 use crate::reporting::Shown;
@@ -11,6 +12,7 @@ use crate::volume::{PayloadFile, VolumeError, Volumes};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::time::Instant;
 
 /// Everything that the work needs.
 pub(super) struct Worker {
@@ -20,6 +22,7 @@ pub(super) struct Worker {
     pub classes: Classes,
     pub volumes: Arc<Volumes>,
     pub events: Events,
+    pub metrics: Arc<Metrics>,
     pub counts: Counts,
 }
 
@@ -240,7 +243,9 @@ impl Worker {
         let source = if progress.news.is_some() { Source::Vault } else { Source::Volume };
         let wanted =
             synced_secret::Wanted { pod, class, secret_objects: objects, files: &files, source, owners };
+        let started = Instant::now();
         let results = self.secrets.sync(wanted).await;
+        let took = started.elapsed();
 
         let rotated = progress.news == Some(Shown::Rotated);
         let mut errors = Vec::new();
@@ -248,16 +253,18 @@ impl Worker {
             match result {
                 Ok(outcome) => {
                     let written = outcome != Synced::Unchanged;
-                    let count =
-                        if written { &self.counts.secrets_written } else { &self.counts.secrets_unchanged };
-                    count.fetch_add(1, Ordering::Relaxed);
+                    if written {
+                        let provider =
+                            progress.class.as_ref().map_or("", |class| class.spec.provider.as_str());
+                        self.metrics.objects.secret_synced(provider, took);
+                    }
                     if written && rotated {
                         let text = format!("successfully rotated K8s secret {}", object.secret_name.trim());
                         self.events.tell(pod, Reason::SecretRotationComplete, &text);
                     }
                 }
                 Err(error) => {
-                    self.counts.secrets_failed.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.objects.secret_sync_failed();
                     let reason =
                         if rotated { Reason::SecretRotationFailed } else { Reason::FailedToCreateSecret };
                     let text =

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 mod classes;
+mod crds;
 mod events;
+mod memory;
 mod relay;
 mod secrets;
 mod setting;
