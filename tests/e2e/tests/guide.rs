@@ -35,7 +35,7 @@ fn cell(text: &str) -> String {
 fn flags() {
     let command = Cli::complete_command();
     let mut parts = Vec::new();
-    for subcommand in ["node", "refresh", "validate"] {
+    for subcommand in ["node", "refresh", "status", "doctor", "validate"] {
         let command = command.find_subcommand(subcommand).expect("a command of this name");
         let mut headings: Vec<Option<&str>> = Vec::new();
         let shown = || {
