@@ -75,8 +75,10 @@ impl Manifest {
 pub fn read(sources: &[Source]) -> (Vec<Manifest>, Vec<Finding>) {
     let (mut manifests, mut findings) = (Vec::new(), Vec::new());
     for (index, source) in sources.iter().enumerate() {
+        let (mut counted, mut begins) = (0, 0);
         for (offset, document) in manifests::documents(&source.text) {
-            let begins = source.text.get(..offset).map_or(0, |before| before.chars().count());
+            begins += source.text.get(counted..offset).map_or(0, |between| between.chars().count());
+            counted = offset;
             match View::read(document, begins) {
                 Ok(Some(root)) => {
                     duplicates(index, &root, &mut findings);
