@@ -196,6 +196,13 @@ impl<V: Send + Sync + 'static, E: Failing> Cache<V, E> {
         self.last(key).filter(|held| held.asked.elapsed() <= wanted.stale_if_error)
     }
 
+    /// The older value that is served at once, because it is known that nobody can be asked now for a fresh one: `error`.
+    pub(crate) fn instead(&self, key: &Key, wanted: Wanted, error: E) -> Option<Served<V, E>> {
+        let held = self.may_stand_in(key, wanted)?;
+        let fresh = !wanted.max_age.is_zero() && held.asked.elapsed() <= wanted.max_age;
+        (!fresh).then_some(Served { held, stale: Some(error) })
+    }
+
     fn stand_in(&self, key: &Key, wanted: Wanted, error: E) -> Result<Served<V, E>, E> {
         match self.may_stand_in(key, wanted) {
             Some(held) => Ok(Served { held, stale: Some(error) }),

@@ -7,7 +7,9 @@ use azure_core::{
     credentials::{AccessToken, TokenCredential, TokenRequestOptions},
     time::OffsetDateTime,
 };
-use azure_emulator::{Config, Emulator, ObjectKind, Permissions, Vault};
+use azure_emulator::{
+    Config, Emulator, Extent, FaultRule, ObjectKind, Permissions, RetryAfter, Service, Vault,
+};
 use serde_json::json;
 use tokio::time::Instant;
 use vault::{
@@ -88,7 +90,7 @@ impl Stage {
             credential: Arc::clone(&self.reader) as Arc<dyn Credential>,
             objects: &objects,
             rendering: Rendering { construct_pem_chain: true, separate_cert_and_key_files: true },
-            deadline: Instant::now() + Duration::from_secs(20),
+            deadline: Instant::now() + Duration::from_secs(60),
             max_age,
             stale_if_error: Duration::ZERO,
             priority: Priority::Mount,
@@ -195,4 +197,43 @@ async fn many_volumes_ask_once() {
     let after = stage.azure.counters();
     assert_eq!(after.vault_requests() - before.vault_requests(), 5);
     assert_eq!(after.endpoint("vault.challenge"), 0, "the first guess was right");
+}
+
+/// Every second request is throttled for ten seconds, while twenty classes of five objects are mounted, five pods each.
+#[tokio::test]
+async fn a_storm_of_throttling_fails_no_mount_and_is_not_answered_with_a_storm_of_requests() {
+    const OBJECTS: u64 = 100;
+    // What is under way when the storm begins, and one request for each pause that the vault asks for, or that grows.
+    for (asked_for, most_throttled) in [(Some(1), 16 + 12), (None, 16 + 6)] {
+        let stage = Stage::new().await;
+        let class = |class: u64| {
+            let object = |i| format!("- '{{objectName: s{}, objectType: secret}}'\n", class * 5 + i);
+            format!("array:\n{}", (0..5).map(object).collect::<String>())
+        };
+        for object in 0..OBJECTS {
+            stage.vault.set_secret(&format!("s{object}"), "v").unwrap();
+        }
+        let mut rule = FaultRule::status(Service::Vault, 429).extent(Extent::EveryNth(2)).authorized_only();
+        if let Some(seconds) = asked_for {
+            rule = rule.retry_after(RetryAfter::Seconds(seconds));
+        }
+        stage.azure.faults().inject(rule);
+        let pods: Vec<String> = (0..OBJECTS).map(|pod| class(pod % 20)).collect();
+        let mounts = pods.iter().map(|objects| stage.fetch(objects, Duration::from_mins(1)));
+        let storm = async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let during = stage.azure.counters();
+            stage.azure.faults().clear();
+            during
+        };
+        let (mounts, during) = tokio::join!(futures::future::join_all(mounts), storm);
+        for mount in mounts {
+            assert_eq!(mount.unwrap().files.len(), 5);
+        }
+        let throttled = during.status("vault", 429);
+        assert!((1..=most_throttled).contains(&throttled), "{throttled} with {asked_for:?}");
+        let after = stage.azure.counters();
+        assert_eq!(after.status("vault", 200), OBJECTS, "every object was answered once");
+        assert_eq!(after.status("vault", 429), throttled, "the storm was over");
+    }
 }

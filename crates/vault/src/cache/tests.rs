@@ -350,3 +350,21 @@ async fn a_mount_that_joins_a_rotations_request_makes_it_urgent() {
     assert!(joined.is_ok() && high());
     assert_eq!(upstream.asked(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_older_value_serves_at_once_where_it_is_known_that_nobody_can_be_asked() {
+    let (cache, upstream): (Store, _) = (Cache::new(), Upstream::new("v"));
+    let instead = |max_age, stale| {
+        let key = key("a").unwrap();
+        cache.instead(&key, wanted(max_age, stale), Failed::Outage).map(|served| served.held.value)
+    };
+    assert_eq!(instead(5, 60), None, "there is none");
+    let _lease = cache.get(key("a"), wanted(5, 0), upstream.asker()).await.map(|served| served.held);
+    pass(30).await;
+    assert_eq!(instead(5, 60), Some("v"));
+    assert_eq!(instead(0, 60), Some("v"));
+    assert_eq!(instead(60, 60), None, "it is fresh, which nobody has to be told");
+    assert_eq!(instead(5, 0), None, "off");
+    assert_eq!(instead(5, 20), None, "too old");
+    assert_eq!(upstream.asked(), 1);
+}

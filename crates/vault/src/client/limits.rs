@@ -41,6 +41,9 @@ const CLOSE: Duration = Duration::from_millis(10);
 /// The time over which Key Vault counts requests
 /// (<https://learn.microsoft.com/azure/key-vault/general/service-limits>).
 const VAULTS_WINDOW: Duration = Duration::from_secs(10);
+/// So many times as long as mounts, rotations leave a vault alone that throttles. Other nodes' mounts wait for the same
+/// vault, and what they wait for is what this node does not ask.
+const ROTATIONS_WAIT: u32 = 4;
 /// So often in a row a vault that throttles is taken at its word; then it is asked ever more rarely.
 const MOST_TRUST: u32 = 4;
 
@@ -100,6 +103,9 @@ struct Gate {
     answers: usize,
     /// Until when nothing is sent, and what the vault said.
     paused: Option<(Instant, Cause)>,
+    /// When rotations may go on, and what the vault said last.
+    rotations_from: Instant,
+    said: Option<Cause>,
     /// Pauses in a row.
     strikes: u32,
     /// When the last one began.
@@ -186,6 +192,8 @@ impl Gate {
             most,
             answers: 0,
             paused: None,
+            rotations_from: now,
+            said: None,
             strikes: 0,
             struck: None,
             eased: now,
@@ -222,15 +230,21 @@ impl Gate {
             }
         }
         self.ease(now);
-        if self.first().is_none_or(|first| first.ticket != ticket) {
+        let Some(first) = self.first().filter(|first| first.ticket == ticket) else {
             // Whoever was first may not know that another is now.
             self.wake_first();
             return Admission::Later;
+        };
+        let mut start = self.next_start;
+        if !first.urgency.is_high() {
+            start = start.max(self.rotations_from);
         }
         if self.under_way >= self.window {
             return Admission::Later;
         }
-        let start = self.paused.as_ref().map_or(self.next_start, |(until, _)| self.next_start.max(*until));
+        if let Some((until, _)) = &self.paused {
+            start = start.max(*until);
+        }
         if start > now {
             return Admission::At(start);
         }
@@ -299,6 +313,8 @@ impl Gate {
         }
         if self.paused.as_ref().is_none_or(|(known, _)| *known < until) {
             self.paused = Some((until, cause.clone()));
+            self.rotations_from = now + wait * ROTATIONS_WAIT;
+            self.said = Some(cause.clone());
             self.eased = self.eased.max(until);
             // Those whose time ends before are told at once.
             for waiting in &self.queue {
@@ -387,6 +403,16 @@ impl Vault {
     pub(super) fn pause_left(&self) -> Duration {
         let paused = self.gate.lock().paused.as_ref().map(|(until, _)| *until);
         paused.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// What the vault said, if it wants to be left alone at this moment.
+    pub(super) fn closed(&self, priority: Priority) -> Option<Cause> {
+        let (gate, now) = (self.gate.lock(), Instant::now());
+        let until = match priority {
+            Priority::Mount => gate.paused.as_ref().map(|(until, _)| *until)?,
+            Priority::Rotation => gate.rotations_from,
+        };
+        if until > now { gate.said.clone() } else { None }
     }
 
     pub(super) fn scope(&self) -> Option<String> {

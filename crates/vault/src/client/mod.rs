@@ -24,7 +24,7 @@ use futures::{
     future::{BoxFuture, try_join_all},
     stream::FuturesUnordered,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use url::Url;
 
 pub use auth::Credential;
@@ -46,6 +46,10 @@ pub(crate) use limits::Urgency;
 pub use limits::VaultState;
 use limits::Vaults;
 use retry::Dice;
+
+/// What was had by a call that failed all the same is kept for the kubelet's next one, two minutes later at most: where a
+/// vault has an answer now and then, mounts of several objects would never have all of them.
+const SECOND_TRY: Duration = Duration::from_secs(150);
 
 /// Limits of a [`Client`].
 #[derive(Clone, Debug)]
@@ -217,6 +221,13 @@ impl Client {
         drop(under_way);
         if !failures.is_empty() {
             failures.sort_by_key(|(index, _)| *index);
+            if !definite && !request.stale_if_error.is_zero() {
+                let held: Vec<_> = fetched.into_iter().flatten().flat_map(|object| object.held).collect();
+                tokio::spawn(async move {
+                    sleep(SECOND_TRY).await;
+                    drop(held);
+                });
+            }
             return Err(FetchError::new(failures.into_iter().map(|(_, failure)| failure).collect()));
         }
         let mut contents = Contents {
@@ -330,6 +341,12 @@ impl Client {
             priority: request.priority,
             deadline: request.deadline,
         };
+        if let Some(key) = &key
+            && let Some(cause) = self.shared.vaults.of(&authority).closed(request.priority)
+            && let Some(served) = self.cache.instead(key, wanted, cause)
+        {
+            return Ok(served);
+        }
         let listing = matches!(wish, Wish::Versions);
         let observer = &self.shared.options.observer;
         let asked = AtomicBool::new(false);

@@ -169,6 +169,29 @@ async fn mounts_go_before_rotations() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rotations_leave_a_vault_that_throttles_alone_for_longer() {
+    let vault = vault(8);
+    strike(&vault, Some(Duration::from_secs(2))).await;
+    let start = Instant::now();
+    let rotation = Urgency::new(Priority::Rotation);
+    let waited = |urgency: Urgency| {
+        let vault = &vault;
+        async move {
+            vault.turn(&urgency, within(600)).await.unwrap().answered();
+            start.elapsed().as_secs_f64()
+        }
+    };
+    let closed = |priority| vault.closed(priority).map(|cause| cause.kind());
+    for priority in [Priority::Mount, Priority::Rotation] {
+        assert_eq!(closed(priority), Some(FailureKind::Throttled));
+    }
+    // The rotation came first, and the mount does not wait for it.
+    let (late, early) = tokio::join!(waited(rotation), waited(mount()));
+    assert!((2.0..=2.7).contains(&early) && (8.0..=10.1).contains(&late), "{early} {late}");
+    assert_eq!((closed(Priority::Mount), closed(Priority::Rotation)), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn so_many_at_once() {
     let vault = vault(1);
     let turn = vault.turn(&mount(), within(1)).await;
