@@ -58,10 +58,10 @@ impl Context {
             return root.clone();
         }
         let node = self.node.as_ref().ok();
-        let sockets = node.into_iter().flat_map(|node| {
+        let mut sockets = node.into_iter().flat_map(|node| {
             node.kubelet_registration_path.as_deref().into_iter().chain([node.endpoint.path()])
         });
-        sockets.filter_map(above_plugins).next().unwrap_or_else(|| PathBuf::from("/var/lib/kubelet"))
+        sockets.find_map(above_plugins).unwrap_or_else(|| PathBuf::from("/var/lib/kubelet"))
     }
 }
 
