@@ -92,11 +92,7 @@ async fn run(places: Places, command: Command) -> ExitCode {
         Command::E2e { only } => {
             let mut failed = 0;
             let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
-            let mut groups = cases::all();
-            if !only.is_empty() {
-                groups.extend(cases::awaited());
-            }
-            for group in groups {
+            for group in cases::all() {
                 let playing = group.into_iter().filter(|case| wanted(case.name)).map(|case| {
                     let cluster = &cluster;
                     async move {

@@ -45,22 +45,15 @@ pub fn all() -> Vec<Vec<Case>> {
             "the roles that tools look for" => classes::roles,
             "a deleted pod leaves nothing" => volumes::removal,
             "the driver's pods serve their metrics" => volumes::metrics,
+            "synced: two Deployments, their Secret, a rotation, the end" => synced::deployments,
+            "synced: a pod of its own with two Secrets" => synced::bare_pod,
             "a pod's status object: made, kept current, gone with the pod" => synced::status,
         ],
         cases!["many unchanged pods: no write, and a request for each object" => scale::unchanged],
         cases!["a new driver takes over mounted volumes" => volumes::driver_restart],
         cases!["without an API server, volumes live on; with it again, everything does" => outage::api_server],
         cases!["an upgrade from the reference takes over its volumes" => upgrade::from_reference],
-    ]
-}
-
-/// Cases for parts of the driver that are not there yet. They are played only when a case is asked for by name.
-pub fn awaited() -> Vec<Vec<Case>> {
-    vec![
-        cases![
-            "synced: two Deployments, their Secret, a rotation, the end" => synced::deployments,
-            "synced: a pod of its own with two Secrets" => synced::bare_pod,
-        ],
+        // The last one, because the second node stays.
         cases!["synced: two nodes keep one Secret" => synced::two_nodes],
     ]
 }
