@@ -42,6 +42,10 @@ bench: prepare
 	$(CARGO) build --release -p csi-node -p e2e -p bench --bins
 	hack/as-mounter.sh target/release/bench
 
+# Fleets of up to 5,000 nodes on one Key Vault, simulated on a virtual clock: docs/fleet.md. Some minutes.
+fleet: prepare
+	$(CARGO) run --release -p fleet
+
 # What is made from the Helm chart: deploy/manifests and the tables of its README. `make test` compares them.
 manifests:
 	@hack/chart.sh manifests
@@ -62,4 +66,4 @@ image:
 build:
 	$(CARGO) build --release -p csi-node
 
-.PHONY: help demo test prepare check fuzz bench manifests e2e cluster image build
+.PHONY: help demo test prepare check fuzz bench fleet manifests e2e cluster image build

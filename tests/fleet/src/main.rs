@@ -9,6 +9,9 @@ use fleet::{plot, report};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// A handful of nodes is no sample.
+const FEWEST: u32 = 40;
+
 /// Simulates fleets of nodes that share one Key Vault.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -36,6 +39,11 @@ struct Arguments {
     #[arg(long, default_value_t = 60)]
     joining: u64,
 
+    /// Play one node in so many, on a vault with as much less of its limit: a tenth of the nodes on a tenth of the limit. The
+    /// figures are for the whole fleet. Fleets too small for that are played in full.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    scale: u32,
+
     /// Nodes take all of their intervals, as if nothing kept them from asking in step.
     #[arg(long)]
     in_step: bool,
@@ -62,10 +70,12 @@ fn main() {
                 interval,
                 spread: !arguments.in_step,
             };
+            let scale = if nodes / arguments.scale < FEWEST { 1 } else { arguments.scale };
             let fleet = Fleet {
-                nodes: *nodes,
+                nodes: nodes / scale,
+                scale,
                 load,
-                limit: LIMIT,
+                limit: LIMIT / usize::try_from(scale).expect("a small number"),
                 joining: Duration::from_secs(arguments.joining),
                 quiet: (interval * 4).max(Duration::from_secs(1200)),
                 outage: Duration::from_secs(600),

@@ -26,8 +26,9 @@ pub fn draw(outcomes: &[Outcome]) -> String {
     for outcome in outcomes {
         let fleet = &outcome.fleet;
         let key = (fleet.load.interval.as_secs(), !fleet.load.spread);
-        let nodes = f64::from(fleet.nodes);
-        requests.entry(key).or_default().push((nodes, outcome.quiet.average));
+        let scale = f64::from(fleet.scale);
+        let nodes = f64::from(fleet.nodes) * scale;
+        requests.entry(key).or_default().push((nodes, outcome.quiet.average * scale));
         rotation.entry(key).or_default().push((nodes, outcome.rotation.p99));
         recovery.entry(key).or_default().push((nodes, outcome.recovery.p99));
     }
@@ -44,7 +45,7 @@ pub fn draw(outcomes: &[Outcome]) -> String {
     };
     let mut left = lines(&requests, "", false);
     let limit = f64::from(u32::try_from(LIMIT).expect("a few thousand"));
-    let ends = outcomes.iter().map(|outcome| f64::from(outcome.fleet.nodes));
+    let ends = outcomes.iter().map(|outcome| f64::from(outcome.fleet.nodes) * f64::from(outcome.fleet.scale));
     let (least, most) = (ends.clone().fold(f64::MAX, f64::min), ends.fold(1.0, f64::max));
     left.push(Line {
         name: "what the vault answers".to_owned(),

@@ -12,23 +12,25 @@ pub fn table(outcomes: &[Outcome]) -> String {
     );
     for outcome in outcomes {
         let fleet = &outcome.fleet;
+        let scale = u64::from(fleet.scale);
+        let pods = fleet.pods() * usize::try_from(fleet.scale).unwrap_or(1);
         let down = count(outcome.down.refused) / f64::from(fleet.nodes) / (fleet.outage.as_secs_f64() / 60.0);
         let _ = writeln!(
             text,
             "| {} | {} | {} s{} | {} | {} | {} | {:.0} / {} | {} | {} | {down:.1} | {} | {} |",
-            fleet.nodes,
-            fleet.pods(),
+            u64::from(fleet.nodes) * scale,
+            pods,
             fleet.load.interval.as_secs(),
             if fleet.load.spread { "" } else { ", in step" },
-            share(outcome.starting),
+            share(outcome.starting, scale),
             times(outcome.mounts),
-            outcome.failed_mounts,
-            outcome.quiet.average,
-            outcome.quiet.busiest,
-            share(outcome.quiet),
-            late(outcome.rotation, fleet.pods()),
-            share(outcome.after),
-            late(outcome.recovery, fleet.pods()),
+            outcome.failed_mounts * scale,
+            outcome.quiet.average * count(scale),
+            outcome.quiet.busiest * scale,
+            share(outcome.quiet, scale),
+            late(outcome.rotation, fleet.pods(), fleet.scale),
+            share(outcome.after, scale),
+            late(outcome.recovery, fleet.pods(), fleet.scale),
         );
     }
     text
@@ -46,7 +48,7 @@ pub fn json(outcomes: &[Outcome]) -> Value {
     let outcomes = outcomes.iter().map(|outcome| {
         let (fleet, load) = (&outcome.fleet, &outcome.fleet.load);
         json!({
-            "nodes": fleet.nodes, "podsPerNode": load.pods, "classesPerNode": load.classes,
+            "nodesPlayed": fleet.nodes, "eachStandsFor": fleet.scale, "podsPerNode": load.pods, "classesPerNode": load.classes,
             "objectsPerClass": load.objects, "intervalS": load.interval.as_secs(), "spread": load.spread,
             "joiningS": fleet.joining.as_secs(), "quietS": fleet.quiet.as_secs(),
             "outageS": fleet.outage.as_secs(), "afterS": fleet.after.as_secs(), "seed": fleet.seed,
@@ -60,12 +62,12 @@ pub fn json(outcomes: &[Outcome]) -> Value {
 }
 
 /// Throttled requests, and their part of all.
-fn share(requests: Requests) -> String {
+fn share(requests: Requests, scale: u64) -> String {
     let all = requests.served + requests.throttled;
     if requests.throttled == 0 {
         return "0".to_owned();
     }
-    format!("{} ({:.0} %)", requests.throttled, 100.0 * count(requests.throttled) / count(all))
+    format!("{} ({:.0} %)", requests.throttled * scale, 100.0 * count(requests.throttled) / count(all))
 }
 
 fn times(times: Times) -> String {
@@ -73,8 +75,8 @@ fn times(times: Times) -> String {
 }
 
 /// The same, and how many were not done in time.
-fn late(of: Times, pods: usize) -> String {
-    let missing = pods.saturating_sub(of.number);
+fn late(of: Times, pods: usize, scale: u32) -> String {
+    let missing = pods.saturating_sub(of.number) * usize::try_from(scale).unwrap_or(1);
     if missing == 0 { times(of) } else { format!("{}; {missing} pods not in time", times(of)) }
 }
 

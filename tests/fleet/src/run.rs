@@ -11,8 +11,10 @@ use tokio::time::{Instant, sleep_until};
 /// A fleet and what happens to it.
 #[derive(Debug, Clone, Copy)]
 pub struct Fleet {
-    /// Nodes on the vault.
+    /// Nodes on the vault that are played.
     pub nodes: u32,
+    /// Each stands for so many, and [`Fleet::limit`] for as much more; 1 where every node is played.
+    pub scale: u32,
     /// What is on each.
     pub load: Load,
     /// Requests that the vault answers in ten seconds; [`crate::service::LIMIT`] for a real one.
