@@ -18,6 +18,7 @@ test: prepare
 	hack/as-mounter.sh --if-possible $(CARGO) test --workspace
 	hack/csi-sanity.sh
 	hack/sdk-check.sh
+	hack/observability.sh
 
 # What a fresh machine lacks: a C compiler for the crypto library, Rust, tools for the tests.
 prepare:

@@ -1,9 +1,12 @@
-//! The operator's socket: what `akv-csi refresh`, `akv-csi status` and `akv-csi doctor` talk to. HTTP with JSON over a unix socket that only root can connect to.
+//! The operator's socket: what `akv-csi refresh`, `akv-csi log-level`, `akv-csi status` and `akv-csi doctor` talk to.
+//! HTTP with JSON over a unix socket that only root can connect to.
 
 use crate::driver::{Driver, Refreshed, Selection};
 use crate::endpoint::BoundSocket;
 use crate::status::{About, NodeStatus};
+use crate::telemetry::Verbosity;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
@@ -16,6 +19,7 @@ use std::time::Duration;
 const REFRESH: &str = "/v1/refresh";
 const VOLUMES: &str = "/v1/volumes";
 const ARGUMENTS: &str = "/v1/arguments";
+const VERBOSITY: &str = "/v1/verbosity";
 
 /// A refresh ends with the publish timeout at the latest, which is below the kubelet's two minutes.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -40,6 +44,7 @@ pub async fn serve(
     path: &Path,
     driver: Arc<Driver>,
     about: About,
+    verbosity: Verbosity,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (_socket, listener) = BoundSocket::bind(path)?;
@@ -61,8 +66,36 @@ pub async fn serve(
                 ARGUMENTS,
                 get(|State(desk): State<Desk>| async move { Json(desk.about.arguments.clone()) }),
             )
-            .with_state(Desk { driver, about: Arc::new(about) });
+            .with_state(Desk { driver, about: Arc::new(about) })
+            .merge(verbosity_routes(verbosity));
     axum::serve(listener, router).with_graceful_shutdown(stop).await
+}
+
+fn verbosity_routes(verbosity: Verbosity) -> Router {
+    let change = |State(verbosity): State<Verbosity>, Json(level): Json<i32>| async move {
+        match verbosity.set(level) {
+            Ok(()) => {
+                tracing::info!(level, "the verbosity was changed");
+                Ok(Json(verbosity.get()))
+            }
+            Err(reason) => Err((StatusCode::SERVICE_UNAVAILABLE, reason)),
+        }
+    };
+    let show = |State(verbosity): State<Verbosity>| async move { Json(verbosity.get()) };
+    Router::new().route(VERBOSITY, get(show).put(change)).with_state(verbosity)
+}
+
+/// Asks the driver behind `socket` how much it logs, after changing it where a level is given.
+///
+/// # Errors
+/// One sentence for people.
+pub async fn verbosity(socket: &Path, level: Option<i32>) -> Result<i32, String> {
+    let url = format!("http://localhost{VERBOSITY}");
+    ask(socket, |client| match level {
+        Some(level) => client.put(url).json(&level),
+        None => client.get(url),
+    })
+    .await
 }
 
 /// Asks the driver behind `socket` to refresh volumes.

@@ -23,7 +23,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use vault::{Credential, FetchRequest, Lease, ObjectVersion, Rendering, VaultEndpoint};
+use tracing::Instrument;
+use vault::{Credential, FetchRequest, Lease, ObjectVersion, Rendering, TraceId, VaultEndpoint};
 use zeroize::Zeroizing;
 
 /// The provider that is built in.
@@ -111,6 +112,8 @@ struct Mounted {
     class: Class,
     source: Source,
     versions: Arc<[ObjectVersion]>,
+    /// How many requests to Key Vault the last look took.
+    requests: u32,
     /// Key Vault could not be asked for all of it, and older values stand in.
     stood_in: bool,
     /// What is on disk, if that was compared with what should be there.
@@ -167,6 +170,14 @@ enum Source {
 }
 
 impl Source {
+    /// As what kind of identity it was fetched.
+    fn identity(&self) -> Option<IdentityKind> {
+        match self {
+            Self::KeyVault { held, .. } => Some(IdentityKind::from(&held.identity)),
+            Self::Provider(_) => None,
+        }
+    }
+
     /// The provider's name, as classes give it.
     fn provider(&self) -> &str {
         match self {
@@ -181,6 +192,8 @@ struct Fetched {
     /// Path, mode and bytes. Only an external provider can have none, which means that nothing changes.
     files: Vec<(String, u32, Zeroizing<Vec<u8>>)>,
     versions: Arc<[ObjectVersion]>,
+    /// How many requests to Key Vault it took.
+    requests: u32,
     /// Key Vault could not be asked for all of it, and older values stand in.
     stood_in: bool,
     source: Source,
@@ -291,8 +304,8 @@ impl Driver {
     /// [`PublishError`]. Nothing is mounted then that was not mounted before.
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Outcome, PublishError> {
         let (driver, target) = (Arc::clone(self), request.target.clone());
-        let started = Instant::now();
-        let work = tokio::spawn(async move {
+        let (started, trace) = (Instant::now(), TraceId::current().unwrap_or_default());
+        let work = async move {
             let target = request.target.clone();
             let _working = driver.ledger.begin(&request);
             let outcome = driver.publish_claimed(request).await;
@@ -308,9 +321,11 @@ impl Driver {
                 driver.tidy_later(target);
             }
             outcome
-        });
+        };
+        let work = tokio::spawn(trace.scope(work).in_current_span());
         work.await.unwrap_or_else(|failure| {
-            let error = PublishError::Internal { target: target.to_string(), cause: failure.to_string() };
+            let error =
+                PublishError::Internal { target: target.to_string(), cause: crate::error::ended(&failure) };
             self.metrics.calls.publish_failed(&error, started.elapsed());
             Err(error)
         })
@@ -371,7 +386,9 @@ impl Driver {
         let demand = Demand::Call { freshness, first: !complete, proven };
         match self.bring_up_to_date(&request, &demand, deadline).await {
             Ok((change, mounted)) => {
-                let (objects, stood_in) = (mounted.versions.len(), mounted.stood_in);
+                let (objects, requests, stood_in) =
+                    (mounted.versions.len(), mounted.requests, mounted.stood_in);
+                let identity = mounted.source.identity().map(tracing::field::display);
                 self.note(&target, &mounted, change);
                 let (outcome, shown) = match change {
                     Change::Switched if complete => (Outcome::Rotated, Shown::Rotated),
@@ -383,7 +400,8 @@ impl Driver {
                 self.metrics.calls.published(mounted.source.provider(), outcome, started.elapsed());
                 *claim = Some(mounted);
                 tracing::info!(
-                    pod = %request.pod, class = %request.class, target = %target, outcome = ?outcome, objects, stale = stood_in,
+                    pod = %request.pod, class = %request.class, target = %target, outcome = ?outcome, identity, objects, requests,
+                    stale = stood_in,
                     duration_ms = started.elapsed().as_millis(), "published"
                 );
                 Ok(outcome)
@@ -487,7 +505,8 @@ impl Driver {
         } else {
             self.fetch_from_provider(&class, &spec.provider, parameters, request, demand, deadline).await
         };
-        let Fetched { files, versions, stood_in, source, checked, interval } = fetched.map_err(failed)?;
+        let Fetched { files, versions, requests, stood_in, source, checked, interval } =
+            fetched.map_err(failed)?;
 
         let nothing_new = files.is_empty();
         let payload = Payload::new(files).map_err(|error| failed(error.into()))?;
@@ -515,7 +534,9 @@ impl Driver {
         let request = Arc::new(request.without_secrets());
         let class = read.clone();
         let checked = Some(checked);
-        Ok((change, Mounted { checked, interval, request, class, source, versions, stood_in, proven }))
+        let mounted =
+            Mounted { checked, interval, request, class, source, versions, requests, stood_in, proven };
+        Ok((change, mounted))
     }
 
     /// Plan → token → objects.
@@ -584,6 +605,7 @@ impl Driver {
         Ok(Fetched {
             files: files.map(|file| (file.path, file.mode.unwrap_or(DEFAULT_MODE), file.contents)).collect(),
             versions: contents.versions.into(),
+            requests: contents.requests,
             stood_in: !contents.stale.is_empty(),
             source: Source::KeyVault { held, vault: endpoint.to_string(), _lease: contents.lease },
             // A value that another volume had fetched is as old here as it is there.
@@ -617,6 +639,7 @@ impl Driver {
         Ok(Fetched {
             files: delivered.files,
             versions: delivered.versions.into(),
+            requests: 0,
             stood_in: false,
             source: Source::Provider(provider),
             checked: asked,
@@ -696,7 +719,7 @@ impl Driver {
     /// [`UnpublishError`], when the mount or its folder cannot be removed.
     pub async fn unpublish(self: &Arc<Self>, target: TargetPath) -> Result<(), UnpublishError> {
         let (driver, path) = (Arc::clone(self), target.clone());
-        let work = tokio::spawn(async move {
+        let work = async move {
             let deadline = Instant::now() + driver.settings.timeout;
             let Ok(mut claim) = timeout_at(deadline, driver.targets.claim(&target)).await else {
                 return Err(UnpublishError::Busy {
@@ -715,10 +738,14 @@ impl Driver {
             driver.ledger.forget(&target);
             tracing::info!(target = %target, "unpublished");
             Ok(())
+        };
+        let removed = tokio::spawn(work.in_current_span()).await.unwrap_or_else(|failure| {
+            Err(UnpublishError::Internal { target: path.to_string(), cause: crate::error::ended(&failure) })
         });
-        work.await.unwrap_or_else(|failure| {
-            Err(UnpublishError::Internal { target: path.to_string(), cause: failure.to_string() })
-        })
+        if let Err(error) = &removed {
+            tracing::error!(target = %path, %error, "unpublish failed");
+        }
+        removed
     }
 
     /// Looks at once at Key Vault for the mounted volumes that `wanted` picks, whatever their interval says, as the identity of
@@ -728,8 +755,10 @@ impl Driver {
     pub async fn refresh(self: &Arc<Self>, wanted: &Selection) -> Vec<Refreshed> {
         let mut work = tokio::task::JoinSet::new();
         for target in self.targets.known() {
-            let (driver, wanted) = (Arc::clone(self), wanted.clone());
-            work.spawn(async move { driver.refresh_one(target, &wanted).await });
+            let (driver, wanted, trace) = (Arc::clone(self), wanted.clone(), TraceId::new());
+            let span = tracing::info_span!("refresh", trace_id = %trace);
+            let one = async move { driver.refresh_one(target, &wanted).await };
+            work.spawn(trace.scope(one).instrument(span));
         }
         let mut done: Vec<Refreshed> = work.join_all().await.into_iter().flatten().collect();
         done.sort_by(|a, b| (&a.pod, &a.target).cmp(&(&b.pod, &b.target)));
@@ -848,6 +877,7 @@ impl Driver {
             let _permit = permit;
             work(&volumes, &target)
         });
-        done.await.map_err(|failure| PublishError::Internal { target: name, cause: failure.to_string() })
+        done.await
+            .map_err(|failure| PublishError::Internal { target: name, cause: crate::error::ended(&failure) })
     }
 }

@@ -305,6 +305,12 @@ impl From<UnpublishError> for Status {
     }
 }
 
+/// How a task of ours ended that did not end by itself. What a panic said is not repeated here: it may quote what was being
+/// worked on, and this goes into events.
+pub fn ended(failure: &tokio::task::JoinError) -> String {
+    if failure.is_panic() { "a task panicked".to_owned() } else { "a task was stopped".to_owned() }
+}
+
 /// An error and everything that caused it, in one line: `outer: middle: inner`.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -1,6 +1,6 @@
 //! The binary `akv-csi`.
 
-use csi_node::cli::{Cli, ClusterArgs, Command, RefreshArgs, USAGE};
+use csi_node::cli::{Cli, ClusterArgs, Command, LogLevelArgs, RefreshArgs, USAGE};
 use csi_node::driver::Outcome;
 use std::process::ExitCode;
 
@@ -56,6 +56,20 @@ async fn cluster(arguments: ClusterArgs) -> ExitCode {
     }
 }
 
+/// Prints the verbosity.
+async fn log_level(arguments: LogLevelArgs) -> ExitCode {
+    match csi_node::admin::verbosity(&arguments.socket.path(), arguments.level).await {
+        Ok(level) => {
+            println!("{level}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("akv-csi: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Writes to the standard output. A reader that has seen enough is no failure.
 fn print(text: &[u8]) -> ExitCode {
     use std::io::Write;
@@ -96,6 +110,7 @@ fn main() -> ExitCode {
         }
         Command::Node(_)
         | Command::Refresh(_)
+        | Command::LogLevel(_)
         | Command::Cluster(_)
         | Command::Status(_)
         | Command::Doctor(_) => {}
@@ -124,6 +139,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Node(arguments) => runtime.block_on(csi_node::node::run(*arguments)),
         Command::Refresh(arguments) => return runtime.block_on(refresh(arguments)),
+        Command::LogLevel(arguments) => return runtime.block_on(log_level(arguments)),
         Command::Cluster(arguments) => return runtime.block_on(cluster(arguments)),
         Command::Status(arguments) => return runtime.block_on(csi_node::status::run(arguments)),
         Command::Doctor(arguments) => return runtime.block_on(csi_node::doctor::run(*arguments)),

@@ -16,6 +16,7 @@ use crate::reporting::Reporting;
 use crate::rotation::Schedule;
 use crate::service_account::ServiceAccounts;
 use crate::status::About;
+use crate::telemetry::Verbosity;
 use crate::upkeep::{self, Upkeep};
 use crate::volume::{Options, Volumes};
 use crate::{admin, health_server, http, kubernetes, startup_taint, telemetry};
@@ -41,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// # Errors
 /// [`StartError`], before anything is bound where a flag is wrong.
 pub async fn run(arguments: NodeArgs) -> Result<(), StartError> {
-    telemetry::start(arguments.verbosity, arguments.log_format_json.is_on());
+    let verbosity = telemetry::start(arguments.verbosity, arguments.log_format_json.is_on());
     for flag in arguments.retired.given() {
         tracing::warn!(flag, "this flag of the reference has no effect here");
     }
@@ -63,7 +64,7 @@ pub async fn run(arguments: NodeArgs) -> Result<(), StartError> {
             startup_taint::remove(client, &node, &key).await;
         });
     }
-    let result = serve(&arguments, driver, health).await;
+    let result = serve(&arguments, driver, health, verbosity).await;
     heart.abort();
     result
 }
@@ -172,7 +173,12 @@ pub(crate) fn assemble(
 }
 
 /// Binds the CSI socket, serves it, then announces it to the kubelet; after a signal the other way round.
-async fn serve(arguments: &NodeArgs, driver: Arc<Driver>, health: Arc<Health>) -> Result<(), StartError> {
+async fn serve(
+    arguments: &NodeArgs,
+    driver: Arc<Driver>,
+    health: Arc<Health>,
+    verbosity: Verbosity,
+) -> Result<(), StartError> {
     let path = arguments.endpoint.path();
     let unlistened = |path: PathBuf| move |cause| StartError::Socket { path, cause };
     let mut terminate = signal(SignalKind::terminate()).map_err(unlistened("signal handler".into()))?;
@@ -208,7 +214,7 @@ async fn serve(arguments: &NodeArgs, driver: Arc<Driver>, health: Arc<Health>) -
         arguments: std::env::args_os().skip(2).map(|text| text.to_string_lossy().into_owned()).collect(),
     };
     tokio::spawn(async move {
-        if let Err(error) = admin::serve(&admin_socket, admin_driver, about, until).await {
+        if let Err(error) = admin::serve(&admin_socket, admin_driver, about, verbosity, until).await {
             tracing::error!(socket = %admin_socket.display(), %error, "the operator's socket is not served");
         }
     });
@@ -253,7 +259,7 @@ async fn serve(arguments: &NodeArgs, driver: Arc<Driver>, health: Arc<Health>) -
         Some(ended) = async { Some(registration.as_mut()?.await) } => {
             registration = None;
             Some(ended.map_or_else(
-                |failure| StartError::Server { service: "registration", cause: failure.to_string() },
+                |failure| StartError::Server { service: "registration", cause: crate::error::ended(&failure) },
                 |result| result.err().unwrap_or(StartError::Server { service: "registration", cause: "it ended".to_owned() }),
             ))
         }

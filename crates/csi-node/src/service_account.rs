@@ -58,7 +58,7 @@ impl ServiceAccounts {
                         serde_saphyr::from_str(&document).map_err(|error| error.to_string())?;
                     Ok::<_, String>(document.metadata.unwrap_or_default().annotations)
                 });
-                read.await.map_err(|failure| failure.to_string())??
+                read.await.map_err(|failure| crate::error::ended(&failure))??
             }
             Self::ApiServer(client) => {
                 let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);

@@ -6,7 +6,7 @@
 //! * [`Client::fetch`] asks the vault as a [`Credential`], in parallel and inside a deadline, and returns [`Contents`]:
 //!   the files with their modes, and the versions they came from. A [`FetchError`] says what failed, for whom, and what
 //!   cures it.
-//! * An [`Observer`] is told what is asked, for metrics.
+//! * An [`Observer`] is told what is asked, for metrics; a [`TraceId`] goes with each request, for logs.
 //! * What the bytes look like is decided by [`Rendering`] and by pure conversions inside. [`TlsFile`] takes a file of
 //!   certificates and a key apart again.
 //!
@@ -22,6 +22,7 @@ pub mod fuzzing;
 mod name;
 mod objects;
 mod observe;
+mod trace;
 
 pub use client::{
     Client, ClientOptions, Contents, Credential, Failure, FailureKind, FetchError, FetchRequest, File, Lease,
@@ -36,3 +37,4 @@ pub use objects::{
     Versions, YamlError, parse_objects, tree as yaml,
 };
 pub use observe::{Lookup, Observer};
+pub use trace::TraceId;

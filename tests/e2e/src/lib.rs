@@ -7,6 +7,7 @@
 //! * [`Provider`] is a provider in a process of its own, as other secret stores have.
 //! * [`Seed`] and [`Random`] make random tests repeatable.
 //! * [`BAD_CLASSES`] have one mistake each; [`validate`] is `akv-csi validate`; [`transcript`] runs the commands of the guide.
+//! * [`Scrape`] is what a scraper of metrics gets.
 //! * [`manifests`] are the YAML files people deploy, with their placeholders filled.
 #![allow(
     clippy::unwrap_used,
@@ -26,6 +27,7 @@ mod pod;
 mod process_usage;
 mod provider;
 mod random;
+mod scrape;
 mod stage;
 pub mod transcript;
 mod validation;
@@ -40,6 +42,7 @@ pub use pod::{Content, Pod, SECRETS, fill_secrets};
 pub use process_usage::Usage;
 pub use provider::{Asked, Provider};
 pub use random::{Random, Seed, setting};
+pub use scrape::{Scrape, free_address};
 pub use stage::{DRIVER_NAME, NODE, Stage, StageOptions, VAULT};
 pub use validation::{Report, validate};
 pub use volume_view::{Files, Sight, VolumeView, look};

@@ -40,6 +40,8 @@ pub enum Command {
     Node(Box<NodeArgs>),
     /// Look at once at Key Vault for volumes mounted on this node, without waiting for their interval.
     Refresh(RefreshArgs),
+    /// Show how much the driver on this node logs, or change it until it ends.
+    LogLevel(LogLevelArgs),
     /// What is done once for a cluster: the Helm chart's hooks run it.
     Cluster(ClusterArgs),
     /// Show the volumes on this node: how fresh they are and what is wrong with them.
@@ -67,6 +69,17 @@ pub struct RefreshArgs {
     /// Which volumes.
     #[command(flatten)]
     pub selection: SelectionArgs,
+}
+
+/// How much to log.
+#[derive(Debug, Args)]
+pub struct LogLevelArgs {
+    /// Verbosity as `-v` counts it: 0 normal, 3 debugging, 5 every step. Without it, only the present one is shown.
+    #[arg(value_name = "LEVEL", allow_negative_numbers = true)]
+    pub level: Option<i32>,
+    /// Which driver.
+    #[command(flatten)]
+    pub socket: SocketArgs,
 }
 
 impl Cli {

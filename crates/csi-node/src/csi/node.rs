@@ -15,6 +15,8 @@ use proto::csi::{
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
+use vault::TraceId;
 
 /// The Node service.
 pub struct NodeService {
@@ -29,18 +31,26 @@ impl NodeService {
     }
 }
 
+/// The caller's trace, or a new one. The kubelet sends one when tracing is switched on in its configuration.
+fn trace_of<T>(request: &Request<T>) -> TraceId {
+    let header = request.metadata().get("traceparent").and_then(|header| header.to_str().ok());
+    header.and_then(TraceId::of_traceparent).unwrap_or_default()
+}
+
 #[tonic::async_trait]
 impl Node for NodeService {
     async fn node_publish_volume(
         &self,
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
+        let trace = trace_of(&request);
+        let span = tracing::info_span!("publish", trace_id = %trace);
         let request = PublishRequest::parse(request.into_inner()).map_err(|invalid| {
             let error = PublishError::from(invalid);
             self.driver.metrics().calls.publish_failed(&error, Duration::ZERO);
             error
         })?;
-        self.driver.publish(request).await?;
+        trace.scope(self.driver.publish(request)).instrument(span).await?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
 
@@ -48,6 +58,7 @@ impl Node for NodeService {
         &self,
         request: Request<NodeUnpublishVolumeRequest>,
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
+        let span = tracing::info_span!("unpublish", trace_id = %trace_of(&request));
         let request = request.into_inner();
         let removed = async {
             if request.volume_id.is_empty() {
@@ -55,7 +66,7 @@ impl Node for NodeService {
             }
             self.driver.unpublish(parse_target(&request.target_path)?).await
         };
-        let removed = removed.await;
+        let removed = removed.instrument(span).await;
         self.driver.metrics().calls.unpublished(removed.is_ok());
         removed?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))

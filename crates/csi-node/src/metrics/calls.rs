@@ -104,8 +104,10 @@ impl Calls {
             let _ = calls.rotation.get_or_create(&Rotated { provider: Arc::clone(&provider), rotated });
         }
         for &error_type in ErrorType::ALL {
-            let _ =
-                calls.publish_failed.get_or_create(&Failed { provider: Arc::clone(&provider), error_type });
+            let provider = Arc::clone(&provider);
+            let failed = RotationFailed { provider: Arc::clone(&provider), error_type, rotated: "true" };
+            let _ = calls.rotation_failed.get_or_create(&failed);
+            let _ = calls.publish_failed.get_or_create(&Failed { provider, error_type });
         }
         for &cause in Cause::ALL {
             let _ = calls.failures.get_or_create(&Why { cause, volume: "none" });

@@ -7,6 +7,7 @@ use super::catalogue::{
 use super::collect::{NO_LABELS, Scrape, counter, gauge};
 use super::labels::Bounded;
 use super::registry::{Registries, SECONDS_OF_DRIVER, Seconds, seconds};
+use crate::driver::AZURE;
 use crate::reporting::Reporting;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet};
@@ -48,13 +49,15 @@ impl ObjectMetrics {
     pub(super) fn register(to: &mut Registries) -> Self {
         let reporting = Arc::<Watched>::default();
         to.collector(Scrape(Arc::clone(&reporting)));
-        Self {
+        let objects = Self {
             providers: Bounded::new(MOST_PROVIDERS),
             synced: to.driver(&SYNC_SECRET, Family::default()),
             sync_failed: to.own(&SYNC_SECRET_FAILURES, Counter::default()),
             sync_took: to.driver(&SYNC_SECRET_DURATION, Seconds::new(SECONDS_OF_DRIVER)),
             reporting,
-        }
+        };
+        let _ = objects.synced.get_or_create(&Provider { provider: objects.providers.label(AZURE) });
+        objects
     }
 
     /// Says whose work to show. The first one counts.

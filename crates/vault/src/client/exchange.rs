@@ -22,7 +22,7 @@ use super::{
     retry::{self, Dice},
     transport::{Transport, Unreachable},
 };
-use crate::{Observer, VaultEndpoint};
+use crate::{Observer, TraceId, VaultEndpoint};
 
 /// One attempt that takes longer, from the first byte sent to the last received, is given up and tried again. The HTTP
 /// client is not relied on for that.
@@ -44,6 +44,8 @@ pub(super) struct Exchange<'a> {
     /// Counts what is sent.
     pub(super) requests: &'a AtomicU32,
     pub(super) observer: &'a dyn Observer,
+    /// For whose call it is.
+    pub(super) trace: Option<TraceId>,
 }
 
 /// The scope a vault named when asked without a token, as far as one fetch has asked; `None` when it named none.
@@ -237,6 +239,9 @@ impl Exchange<'_> {
                     })?;
                 bearer.set_sensitive(true);
                 headers.insert(header::AUTHORIZATION, bearer);
+            }
+            if let Some(trace) = self.trace {
+                trace.write(headers);
             }
             self.requests.fetch_add(1, Relaxed);
             let response = self.transport.execute(request).await;

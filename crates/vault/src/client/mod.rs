@@ -38,6 +38,7 @@ use crate::{
     convert,
     objects::cleaned,
     observe::{Lookup, Nobody, Observer},
+    trace::TraceId,
 };
 use api::Answer;
 use error::Cause;
@@ -353,6 +354,7 @@ impl Client {
         let ask = |urgency: Urgency| -> BoxFuture<'static, Result<Answer, Cause>> {
             let (shared, learnt) = (Arc::clone(&self.shared), Arc::clone(&round.learnt));
             let requests = Arc::clone(&round.requests);
+            let trace = TraceId::current();
             asked.store(true, Ordering::Relaxed);
             observer.looked_up(Lookup::Miss);
             let (endpoint, credential) = (request.endpoint.clone(), Arc::clone(&request.credential));
@@ -370,6 +372,7 @@ impl Client {
                     learnt: &learnt,
                     requests: &requests,
                     observer: &*shared.options.observer,
+                    trace,
                 };
                 let began = Instant::now();
                 let outcome = if listing {
