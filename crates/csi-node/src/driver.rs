@@ -114,8 +114,8 @@ struct Mounted {
     versions: Arc<[ObjectVersion]>,
     /// How many requests to Key Vault the last look took.
     requests: u32,
-    /// Key Vault could not be asked for all of it, and older values stand in.
-    stood_in: bool,
+    /// Why Key Vault could not be asked for all of it, so that older values stand in.
+    stale: Vec<String>,
     /// What is on disk, if that was compared with what should be there.
     proven: Option<Proven>,
 }
@@ -194,8 +194,8 @@ struct Fetched {
     versions: Arc<[ObjectVersion]>,
     /// How many requests to Key Vault it took.
     requests: u32,
-    /// Key Vault could not be asked for all of it, and older values stand in.
-    stood_in: bool,
+    /// Why Key Vault could not be asked for all of it, so that older values stand in.
+    stale: Vec<String>,
     source: Source,
     /// When the oldest part of it was what its source holds.
     checked: Instant,
@@ -387,7 +387,7 @@ impl Driver {
         match self.bring_up_to_date(&request, &demand, deadline).await {
             Ok((change, mounted)) => {
                 let (objects, requests, stood_in) =
-                    (mounted.versions.len(), mounted.requests, mounted.stood_in);
+                    (mounted.versions.len(), mounted.requests, !mounted.stale.is_empty());
                 let identity = mounted.source.identity().map(tracing::field::display);
                 self.note(&target, &mounted, change);
                 let (outcome, shown) = match change {
@@ -505,7 +505,7 @@ impl Driver {
         } else {
             self.fetch_from_provider(&class, &spec.provider, parameters, request, demand, deadline).await
         };
-        let Fetched { files, versions, requests, stood_in, source, checked, interval } =
+        let Fetched { files, versions, requests, stale, source, checked, interval } =
             fetched.map_err(failed)?;
 
         let nothing_new = files.is_empty();
@@ -530,12 +530,14 @@ impl Driver {
             }
         };
         let expected = self.settings.schedule.rotation.then_some(interval);
-        self.metrics.volumes.looked(&request.target, Look { checked, interval: expected, stale: stood_in });
+        self.metrics
+            .volumes
+            .looked(&request.target, Look { checked, interval: expected, stale: !stale.is_empty() });
         let request = Arc::new(request.without_secrets());
         let class = read.clone();
         let checked = Some(checked);
         let mounted =
-            Mounted { checked, interval, request, class, source, versions, requests, stood_in, proven };
+            Mounted { checked, interval, request, class, source, versions, requests, stale, proven };
         Ok((change, mounted))
     }
 
@@ -606,7 +608,7 @@ impl Driver {
             files: files.map(|file| (file.path, file.mode.unwrap_or(DEFAULT_MODE), file.contents)).collect(),
             versions: contents.versions.into(),
             requests: contents.requests,
-            stood_in: !contents.stale.is_empty(),
+            stale: contents.stale.into_iter().map(|failure| failure.message).collect(),
             source: Source::KeyVault { held, vault: endpoint.to_string(), _lease: contents.lease },
             // A value that another volume had fetched is as old here as it is there.
             checked: contents.asked.unwrap_or(asked),
@@ -640,7 +642,7 @@ impl Driver {
             files: delivered.files,
             versions: delivered.versions.into(),
             requests: 0,
-            stood_in: false,
+            stale: Vec::new(),
             source: Source::Provider(provider),
             checked: asked,
             interval: self.settings.schedule.interval,
@@ -822,9 +824,8 @@ impl Driver {
     /// Notes what came of looking at a volume's source.
     fn note(&self, target: &TargetPath, mounted: &Mounted, change: Change) {
         self.ledger.succeeded(target, mounted.content(), change != Change::Unchanged);
-        if mounted.stood_in {
-            let reason = "Key Vault could not be asked for all of it, and older values stand in; the driver's log says why";
-            self.ledger.failed(target, &reason);
+        if !mounted.stale.is_empty() {
+            self.ledger.failed(target, &format!("older values stand in: {}", mounted.stale.join(". ")));
         }
     }
 
