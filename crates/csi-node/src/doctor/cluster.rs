@@ -28,6 +28,8 @@ struct Right {
     verbs: &'static [&'static str],
     /// What it is for, and whether these flags ask for it.
     reason: &'static str,
+    /// Whether mounts fail without it.
+    essential: bool,
     needed: fn(&NodeArgs) -> bool,
 }
 
@@ -37,6 +39,7 @@ const RIGHTS: &[Right] = &[
         resource: "secretproviderclasses",
         verbs: &["get", "list", "watch"],
         reason: "to read classes",
+        essential: true,
         needed: |_| true,
     },
     Right {
@@ -44,6 +47,31 @@ const RIGHTS: &[Right] = &[
         resource: "serviceaccounts",
         verbs: &["get"],
         reason: "for classes that leave clientID or tenantId to the service account's annotations",
+        essential: true,
+        needed: |_| true,
+    },
+    Right {
+        group: GROUP,
+        resource: "secretproviderclasspodstatuses",
+        verbs: &["create", "get", "list", "update", "watch"],
+        reason: "to tell what each pod has mounted",
+        essential: false,
+        needed: |_| true,
+    },
+    Right {
+        group: "",
+        resource: "events",
+        verbs: &["create", "patch"],
+        reason: "to tell at the pod what went wrong",
+        essential: false,
+        needed: |_| true,
+    },
+    Right {
+        group: "",
+        resource: "pods",
+        verbs: &["get"],
+        reason: "to know whether a pod is still there",
+        essential: false,
         needed: |_| true,
     },
     Right {
@@ -51,6 +79,7 @@ const RIGHTS: &[Right] = &[
         resource: "nodes",
         verbs: &["get", "patch"],
         reason: "to remove the startup taint",
+        essential: false,
         needed: |node| node.startup_taint.is_some(),
     },
 ];
@@ -243,25 +272,26 @@ async fn permissions(context: &Context, client: &Client) -> Finding {
             Ok(answers) => answers,
             Err(finding) => return finding,
         };
-    let mut missing = Vec::new();
+    let (mut missing, mut essential) = (Vec::new(), false);
     for ((right, verb), answer) in wanted.iter().zip(answers) {
         match answer {
             Ok(review) if review.status.as_ref().is_some_and(|status| status.allowed) => {}
-            Ok(_) => missing.push(format!("{verb} {} ({})", right.resource, right.reason)),
+            Ok(_) => {
+                missing.push(format!("{verb} {} ({})", right.resource, right.reason));
+                essential |= right.essential;
+            }
             Err(error) => {
                 let text = format!("the API server does not say what is allowed: {}", chain(&error));
                 return Finding::failed(check, text, "see that the service account's token is valid");
             }
         }
     }
-    if missing.is_empty() {
-        Finding::ok(check, format!("{who} may do all {} things the driver does", wanted.len()))
-    } else {
-        Finding::failed(
-            check,
-            format!("{who} may not: {}", missing.join(", ")),
-            format!("{APPLY}: its ClusterRole grants them"),
-        )
+    let cure = format!("{APPLY}: its ClusterRole grants them");
+    let text = format!("{who} may not: {}", missing.join(", "));
+    match (missing.is_empty(), essential) {
+        (true, _) => Finding::ok(check, format!("{who} may do all {} things the driver does", wanted.len())),
+        (false, true) => Finding::failed(check, text, cure),
+        (false, false) => Finding::warning(check, text, cure),
     }
 }
 

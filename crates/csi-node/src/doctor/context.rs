@@ -35,12 +35,15 @@ impl Context {
             Ok(_) => admin::arguments(&socket).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         };
-        let node = node_arguments(&line, &arguments.node_flags);
+        let mut node = node_arguments(&line, &arguments.node_flags);
+        if let (Ok(node), Some(_)) = (&mut node, &arguments.kubeconfig) {
+            // Who names a cluster does not mean a folder.
+            node.secret_provider_classes = None;
+        }
         let (mut kubernetes, mut driver) = (None, Err("its flags cannot be read".to_owned()));
         if let Ok(node) = &node {
             let kubeconfig = arguments.kubeconfig.as_deref().or(node.kubeconfig.as_deref());
-            let standalone = node.secret_provider_classes.is_some() && arguments.kubeconfig.is_none();
-            if !standalone {
+            if node.secret_provider_classes.is_none() {
                 kubernetes = Some(kubernetes::client(kubeconfig).await.map_err(|error| error.to_string()));
             }
             let client = kubernetes.as_ref().and_then(|client| client.as_ref().ok());

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 mod bundle;
+mod cluster;
 mod network;
 mod node;
 mod transcripts;
@@ -55,7 +56,7 @@ impl Examined {
                 && words.iter().all(|word| text.contains(word))
                 && cure.iter().all(|word| told.contains(word))
         };
-        assert!(found.iter().any(fits), "{check} has no {words:?} with {cure:?}: {found:#?}");
+        assert!(found.iter().any(fits), "{check} has no {words:?} with {cure:?}: {found:#?}\n{}", self.out);
     }
 }
 
@@ -81,8 +82,8 @@ async fn examine(stage: &Stage, arguments: &[&str], changes: &[(&str, &str)]) ->
     let root = stage.path("kubelet").display().to_string();
     let mut line = vec!["doctor", "--output=json", "--endpoint", &endpoint, "--kubelet-root", &root];
     line.extend(arguments);
-    let changed = |name: &str| changes.iter().any(|(other, _)| *other == name);
-    let kept = stage.environment().into_iter().filter(|(name, _)| !changed(name));
+    let is_replaced = |name: &str| changes.iter().any(|(other, _)| *other == name);
+    let kept = stage.environment().into_iter().filter(|(name, _)| !is_replaced(name));
     let environment: Vec<(String, String)> =
         kept.chain(changes.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).collect();
     let (code, out, err) = DriverProcess::command_in(&line, &environment).await;

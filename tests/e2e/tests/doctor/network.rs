@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
+type Change<'a> = &'a dyn Fn(&mut CertificateParams);
+
 const WAY: [&str; 2] = ["--only", "dns,tls,clock"];
 
 #[tokio::test]
@@ -57,11 +59,7 @@ async fn proxies_and_authorities_that_do_not_do_are_told() {
     let ca = stage.path("other.pem");
     std::fs::write(&ca, other.ca_pem()).unwrap();
     let examined = examine(&stage, &arguments, &[("SSL_CERT_FILE", ca.to_str().unwrap())]).await;
-    examined.assert_failed(
-        "tls",
-        &["its certificate is issued by", "other.pem"],
-        &["SSL_CERT_FILE", "inspect"],
-    );
+    examined.assert_failed("tls", &["has not signed it", "other.pem"], &["replace its certificate"]);
 
     // A file of certificates without any.
     std::fs::write(&ca, "").unwrap();
@@ -94,12 +92,13 @@ async fn certificates_that_expired_or_are_somebody_elses_are_told() {
     // As of a proxy that inspects TLS.
     let stranger = stage.path("ca.pem").display().to_string();
     let (address, _) = serve(&hosts, &same).await;
-    let proxy = AzureProxy::start(address).await.url();
-    let changes = [("HTTPS_PROXY", proxy.as_str()), ("SSL_CERT_FILE", stranger.as_str())];
+    let proxy = AzureProxy::start(address).await;
+    let url = proxy.url();
+    let changes = [("HTTPS_PROXY", url.as_str()), ("SSL_CERT_FILE", stranger.as_str())];
     let examined = examine(&stage, &arguments, &changes).await;
     examined.assert_failed("tls", &["its certificate is issued by", "ca.pem"], &["SSL_CERT_FILE", "inspect"]);
 
-    let cases: [(&[String], &dyn Fn(&mut CertificateParams), &str, &str); 3] = [
+    let cases: [(&[String], Change<'_>, &str, &str); 3] = [
         (&hosts, &expired, "expired at 2021-01-01T00:00:00Z", "set the node's clock if it is wrong"),
         (&hosts, &future, "is valid from 2090-01-01T00:00:00Z on", "clock"),
         (
@@ -122,7 +121,7 @@ async fn certificates_that_expired_or_are_somebody_elses_are_told() {
 }
 
 /// A TLS server with a certificate of its own authority; its address, and the authority in PEM.
-async fn serve(names: &[String], change: &dyn Fn(&mut CertificateParams)) -> (SocketAddr, String) {
+async fn serve(names: &[String], change: Change<'_>) -> (SocketAddr, String) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
