@@ -20,3 +20,19 @@ pub fn fill(manifest: &str, values: &[(&str, &str)]) -> String {
     assert!(!text.contains('<'), "a placeholder is left over in:\n{text}");
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_shows_the_manifests_that_are_tested() {
+        let guide = include_str!("../../../docs/getting-started.md");
+        for manifest in [WORKLOAD_IDENTITY, MANAGED_IDENTITY, SERVICE_CONNECTOR] {
+            assert!(
+                guide.contains(&format!("```yaml\n{manifest}```")),
+                "docs/getting-started.md lacks:\n{manifest}"
+            );
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! The transcripts in docs/operations.md are what the program prints. Numbers, versions and widths of columns may differ;
-//! words may not. `AKV_CSI_WRITE_TRANSCRIPTS=1` writes the blocks anew.
+//! words may not. `UPDATE_DOCS=1` writes the blocks anew.
 
 use super::*;
+use std::fmt::Write;
 use std::path::Path;
 
 const GUIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
@@ -13,13 +14,13 @@ const TOKEN: &str = "/tmp/web.token";
 /// How wide the guide's blocks are.
 const COLUMNS: &str = "120";
 
-/// The words of a text: runs of digits, and of eight and more hexadecimal ones, become `#`. Where lines are broken depends on
+/// The words of a text: runs of digits, and of four and more hexadecimal ones, become `#`. Where lines are broken depends on
 /// their lengths, so it does not count.
 fn masked(text: &str) -> String {
     let word = |word: &str| {
         let parts = word.split_inclusive(|c: char| !c.is_ascii_alphanumeric()).map(|part| {
             let core = part.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-            let hex = core.len() >= 8 && core.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let hex = core.len() >= 4 && core.bytes().all(|byte| byte.is_ascii_hexdigit());
             if hex { part.replace(core, "#") } else { part.to_owned() }
         });
         let mut plain = String::new();
@@ -60,7 +61,7 @@ async fn play(stage: &Stage, command: &str) -> String {
         text = text.replace(&own, shown);
     }
     if code != 0 {
-        text.push_str(&format!("(exit code {code})\n"));
+        writeln!(text, "(exit code {code})").unwrap();
     }
     text
 }
@@ -98,15 +99,15 @@ async fn the_guide_shows_what_the_program_prints() {
         if masked(&printed) != masked(shown) {
             wrong.push(format!("$ {command}\nprints\n{printed}\nand the guide says\n{shown}"));
         }
-        renewed.push_str(&format!("{before}{prompt}\n{printed}"));
+        write!(renewed, "{before}{prompt}\n{printed}").unwrap();
         (rest, blocks) = (after, blocks + 1);
     }
     renewed.push_str(rest);
     assert!(blocks > 0, "{GUIDE} has no transcript");
-    if std::env::var_os("AKV_CSI_WRITE_TRANSCRIPTS").is_some() {
+    if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(Path::new(GUIDE), renewed).unwrap();
     } else {
-        assert!(wrong.is_empty(), "AKV_CSI_WRITE_TRANSCRIPTS=1 writes them anew:\n{}", wrong.join("\n"));
+        assert!(wrong.is_empty(), "UPDATE_DOCS=1 writes them anew:\n{}", wrong.join("\n"));
     }
 }
 
