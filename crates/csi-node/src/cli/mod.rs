@@ -106,7 +106,12 @@ impl Cli {
         let mut command = help::examples(Self::command());
         for name in names(&command) {
             command = command.mut_subcommand(name, |subcommand| {
-                help::examples(subcommand.mut_args(|argument| help::under_heading(switch::adapt(argument))))
+                // Only of these there are too many for one list.
+                let headed = subcommand.get_name() == "node";
+                help::examples(subcommand.mut_args(|argument| {
+                    let argument = switch::adapt(argument);
+                    if headed { help::under_heading(argument) } else { argument }
+                }))
             });
         }
         command
