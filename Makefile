@@ -32,6 +32,7 @@ check: prepare
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 	hack/deny.sh
 	hack/chart.sh check
+	hack/docs.sh
 
 # Each fuzz target for a short while; FUZZ_SECONDS=600 for longer.
 FUZZ_SECONDS ?= 20
