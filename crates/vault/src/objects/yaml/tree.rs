@@ -220,6 +220,7 @@ fn is_bool_word(text: &str) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::fmt::Write;
 
     fn at<'a>(text: &'a str, node: &Node) -> &'a str {
         let (start, end) = (node.span.start, node.span.end);
@@ -278,7 +279,7 @@ mod tests {
         let mut bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
         for (former, letter) in ('a'..='g').zip('b'..='h') {
             let items = vec![format!("*{former}"); 10].join(",");
-            bomb.push_str(&format!("{letter}: &{letter} [{items}]\n"));
+            let _ = writeln!(bomb, "{letter}: &{letter} [{items}]");
         }
         assert!(parse(&bomb).unwrap_err().to_string().contains("excessive aliasing"));
     }
