@@ -29,7 +29,7 @@ fn faults() -> Vec<FaultRule> {
     rules
 }
 
-async fn calls(stage: &Stage) -> Vec<(Call, &'static str)> {
+fn calls(stage: &Stage) -> Vec<(Call, &'static str)> {
     let mut principal = Call::new(stage, "principal", "principal");
     principal.request.secrets.insert("clientid".into(), stage.workload_identity.client_id.clone());
     principal.request.secrets.insert("clientsecret".into(), CLIENT_SECRET.into());
@@ -82,7 +82,7 @@ async fn run(arguments: &[&str], expected_in_log: &str) {
     ];
     stage.deploy("vm", &class(&stage, "vm", &objects, &vm));
 
-    let calls = calls(&stage).await;
+    let calls = calls(&stage);
     let mut said = String::new();
     let mut ok = 0;
     for fault in std::iter::once(None).chain(faults().into_iter().map(Some)).chain([None]) {
