@@ -85,6 +85,14 @@ impl Reporting {
         }
     }
 
+    /// Older values stand in for some that could not be had; the text says why.
+    pub fn stood_in(&self, request: &PublishRequest, text: &str) {
+        if let Self::ApiServer { events, .. } = self {
+            let class = format!("{}/{}", request.pod.namespace, request.class);
+            events.tell(&request.pod, Reason::MountRotationFailed, &format!("spc {class}: {text}"));
+        }
+    }
+
     /// A volume is gone.
     pub fn unpublished(&self, target: &TargetPath) {
         if let Self::ApiServer { upkeep, .. } = self {
