@@ -28,7 +28,7 @@ pub struct Schedule {
     pub mount_freshness: Duration,
     /// How old a value may be that stands in when Key Vault cannot be asked; zero for never.
     pub stale_if_error: Duration,
-    /// What makes this node's share of [`SPREAD`] differ from others'.
+    /// What makes the part of an interval that this node gives away differ from others'.
     pub seed: u64,
 }
 
