@@ -1,7 +1,9 @@
 //! The binary `akv-csi`.
 
-use csi_node::cli::{Cli, ClusterArgs, Command, LogLevelArgs, RefreshArgs, USAGE};
+use csi_node::cli::{Cli, Command, NodeArgs, RefreshArgs, USAGE};
 use csi_node::driver::Outcome;
+use csi_node::error::StartError;
+use std::fmt::Display;
 use std::process::ExitCode;
 
 /// Threads that run the driver's tasks.
@@ -43,24 +45,22 @@ async fn refresh(arguments: RefreshArgs) -> ExitCode {
     }
 }
 
-async fn cluster(arguments: ClusterArgs) -> ExitCode {
-    match csi_node::cluster::run(arguments).await {
-        Ok(done) => {
-            println!("{done}");
-            ExitCode::SUCCESS
-        }
+/// Runs the node driver.
+async fn node(arguments: NodeArgs) -> ExitCode {
+    match csi_node::node::run(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("akv-csi: {error}");
-            ExitCode::FAILURE
+            if matches!(error, StartError::Flag { .. }) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
 
-/// Prints the verbosity.
-async fn log_level(arguments: LogLevelArgs) -> ExitCode {
-    match csi_node::admin::verbosity(&arguments.socket.path(), arguments.level).await {
-        Ok(level) => {
-            println!("{level}");
+/// Prints what came of a task, or why nothing did.
+fn told<T: Display, E: Display>(result: Result<T, E>) -> ExitCode {
+    match result {
+        Ok(done) => {
+            println!("{done}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -88,33 +88,38 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    // These need no network, no runtime and no secrets.
-    match &cli.command {
-        Command::Validate(arguments) => return csi_node::validate::run(arguments),
+    match cli.command {
+        // These need no network, no runtime and no secrets.
+        Command::Validate(arguments) => csi_node::validate::run(&arguments),
         Command::Completions { shell } => {
             let mut completions = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::complete_command(), "akv-csi", &mut completions);
-            return print(&completions);
+            clap_complete::generate(shell, &mut Cli::complete_command(), "akv-csi", &mut completions);
+            print(&completions)
         }
-        Command::Man { command } => {
-            return match Cli::manual(command.as_deref()) {
-                Ok(page) => print(&page),
-                Err(error) => {
-                    eprintln!("akv-csi: {error}");
-                    ExitCode::from(USAGE)
-                }
-            };
-        }
+        Command::Man { command } => match Cli::manual(command.as_deref()) {
+            Ok(page) => print(&page),
+            Err(error) => {
+                eprintln!("akv-csi: {error}");
+                ExitCode::from(USAGE)
+            }
+        },
         Command::Node(arguments) if arguments.version => {
-            return print(format!("{}\n", csi_node::build_info::json()).as_bytes());
+            print(format!("{}\n", csi_node::build_info::json()).as_bytes())
         }
-        Command::Node(_)
-        | Command::Refresh(_)
-        | Command::LogLevel(_)
-        | Command::Cluster(_)
-        | Command::Status(_)
-        | Command::Doctor(_) => {}
+
+        Command::Node(arguments) => run(node(*arguments)),
+        Command::Refresh(arguments) => run(refresh(arguments)),
+        Command::LogLevel(arguments) => {
+            run(async { told(csi_node::admin::verbosity(&arguments.socket.path(), arguments.level).await) })
+        }
+        Command::Cluster(arguments) => run(async { told(csi_node::cluster::run(arguments).await) }),
+        Command::Status(arguments) => run(csi_node::status::run(arguments)),
+        Command::Doctor(arguments) => run(csi_node::doctor::run(*arguments)),
     }
+}
+
+/// Prepares the process for secrets and the network, and works in it.
+fn run(work: impl Future<Output = ExitCode>) -> ExitCode {
     // Two TLS libraries in one process could both offer a provider; choosing one here settles it.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         eprintln!("akv-csi: the TLS provider was already chosen");
@@ -136,26 +141,8 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-    let result = match cli.command {
-        Command::Node(arguments) => runtime.block_on(csi_node::node::run(*arguments)),
-        Command::Refresh(arguments) => return runtime.block_on(refresh(arguments)),
-        Command::LogLevel(arguments) => return runtime.block_on(log_level(arguments)),
-        Command::Cluster(arguments) => return runtime.block_on(cluster(arguments)),
-        Command::Status(arguments) => return runtime.block_on(csi_node::status::run(arguments)),
-        Command::Doctor(arguments) => return runtime.block_on(csi_node::doctor::run(*arguments)),
-        Command::Validate(_) | Command::Completions { .. } | Command::Man { .. } => return ExitCode::SUCCESS,
-    };
+    let code = runtime.block_on(work);
     // A mount call that hangs in the kernel must not keep the process from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("akv-csi: {error}");
-            if matches!(error, csi_node::error::StartError::Flag { .. }) {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::FAILURE
-            }
-        }
-    }
+    code
 }
