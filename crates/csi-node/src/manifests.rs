@@ -1,11 +1,19 @@
 //! A folder of Kubernetes manifests: the standalone mode's stand-in for an API server.
 
+use parking_lot::Mutex;
 use serde::Deserialize;
+use std::collections::HashMap;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Files larger than this are not read: a manifest is a few kilobytes.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
+/// How many seconds ago a file has to have changed for its looks to tell the next change.
+const SETTLED_S: u64 = 2;
 
 /// Which object is looked for. An empty namespace in a manifest is `default`.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +32,7 @@ pub struct Wanted<'a> {
 #[derive(Debug, Default)]
 pub struct Found {
     /// The documents that define the object, with their files, in the order of file names. More than one is a mistake.
-    pub documents: Vec<(PathBuf, String)>,
+    pub documents: Vec<(PathBuf, Arc<str>)>,
     /// Files and documents that could not be read. One of them may be what was looked for.
     pub trouble: Vec<String>,
 }
@@ -37,68 +45,136 @@ struct Header {
     #[serde(default)]
     kind: Option<String>,
     #[serde(default)]
-    metadata: Option<Metadata>,
+    metadata: Option<ObjectMeta>,
     /// Of a list, as `kubectl get -o yaml` writes it.
     #[serde(default)]
     items: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct Metadata {
+struct ObjectMeta {
     #[serde(default)]
     name: Option<String>,
     #[serde(default)]
     namespace: Option<String>,
 }
 
-/// Looks through the YAML and JSON files of a folder, which is read afresh each time. Objects of other kinds are passed over,
-/// so a folder of a whole application's manifests will do; a broken document does not hide the others.
+/// The YAML and JSON files of a folder. Objects of other kinds than the wanted are passed over, so a folder of a whole
+/// application's manifests will do; a broken document does not hide the others.
 ///
-/// # Errors
-/// When the folder itself cannot be read.
-pub fn find(folder: &Path, wanted: Wanted<'_>) -> io::Result<Found> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
-        {
-            files.push(path);
-        }
-    }
-    files.sort();
+/// A file is parsed once and again when it has changed: each call of the kubelet asks here.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    files: Mutex<HashMap<PathBuf, Arc<Parsed>>>,
+}
 
-    let mut found = Found::default();
-    for file in files {
-        let text = match read(&file) {
-            Ok(text) => text,
-            Err(error) => {
-                found.trouble.push(format!("{}: {error}", file.display()));
-                continue;
+/// What a file says.
+#[derive(Debug)]
+struct Parsed {
+    /// What the file looked like; nothing if it was changed so shortly before that the next change may not show.
+    looks: Option<Looks>,
+    /// Its documents and the items of its lists.
+    objects: Vec<(Header, Arc<str>)>,
+    trouble: Vec<String>,
+}
+
+/// What changes when a file does: device, inode, length, and the time of the last change, which nobody can set.
+type Looks = (u64, u64, u64, i64, i64);
+
+impl Folder {
+    /// The folder with this path. Nothing is read yet.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, files: Mutex::default() }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks for an object in what the files say now. Reads files, so it may block.
+    ///
+    /// # Errors
+    /// When the folder itself cannot be read.
+    pub fn find(&self, wanted: Wanted<'_>) -> io::Result<Found> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known))
+            {
+                files.push(path);
             }
-        };
-        for (_, document) in documents(&text) {
-            match serde_saphyr::from_str::<Option<Header>>(document) {
-                Ok(Some(header)) if header.is(wanted) => {
-                    found.documents.push((file.clone(), document.to_owned()));
-                }
-                Ok(Some(Header { items: Some(serde_json::Value::Array(items)), .. })) => {
-                    let is_wanted = |item: &serde_json::Value| {
-                        Header::deserialize(item).is_ok_and(|header| header.is(wanted))
-                    };
-                    // JSON is YAML, so an item can be read like any other document.
-                    let documents = items.iter().filter(|item| is_wanted(item)).map(ToString::to_string);
-                    found.documents.extend(documents.map(|document| (file.clone(), document)));
-                }
-                Ok(_) => {}
+        }
+        files.sort();
+
+        let mut found = Found::default();
+        let mut seen = HashMap::with_capacity(files.len());
+        for file in files {
+            let parsed = match self.parsed(&file) {
+                Ok(parsed) => parsed,
                 Err(error) => {
-                    found.trouble.push(format!("{}: {}", file.display(), one_line(&error.to_string())));
+                    found.trouble.push(format!("{}: {error}", file.display()));
+                    continue;
                 }
+            };
+            let wanted = parsed.objects.iter().filter(|(header, _)| header.is(wanted));
+            found.documents.extend(wanted.map(|(_, document)| (file.clone(), Arc::clone(document))));
+            found
+                .trouble
+                .extend(parsed.trouble.iter().map(|trouble| format!("{}: {trouble}", file.display())));
+            seen.insert(file, parsed);
+        }
+        // What is no longer there is forgotten.
+        *self.files.lock() = seen;
+        Ok(found)
+    }
+
+    fn parsed(&self, file: &Path) -> io::Result<Arc<Parsed>> {
+        let metadata = std::fs::metadata(file)?;
+        let looks = looks(&metadata);
+        let known = self.files.lock().get(file).cloned();
+        match known.filter(|known| known.looks == Some(looks)) {
+            Some(known) => Ok(known),
+            None => {
+                Ok(Arc::new(Parsed::of(&read(file, metadata.len())?, settled(&metadata).then_some(looks))))
             }
         }
     }
-    Ok(found)
+}
+
+impl Parsed {
+    fn of(text: &str, looks: Option<Looks>) -> Self {
+        let (mut objects, mut trouble) = (Vec::new(), Vec::new());
+        for (_, document) in documents(text) {
+            match serde_saphyr::from_str::<Option<Header>>(document) {
+                Ok(Some(Header { items: Some(serde_json::Value::Array(items)), .. })) => {
+                    objects.extend(items.iter().filter_map(|item| {
+                        // JSON is YAML, so an item can be read like any other document.
+                        Some((Header::deserialize(item).ok()?, Arc::from(item.to_string())))
+                    }));
+                }
+                Ok(Some(header)) => objects.push((header, Arc::from(document))),
+                Ok(None) => {}
+                Err(error) => trouble.push(one_line(&error.to_string())),
+            }
+        }
+        Self { looks, objects, trouble }
+    }
+}
+
+fn looks(metadata: &Metadata) -> Looks {
+    (metadata.dev(), metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+/// Clocks of file systems tick: two changes within one tick leave the same time. A file that has been left alone for longer
+/// cannot change without showing it.
+fn settled(metadata: &Metadata) -> bool {
+    let changed = u64::try_from(metadata.ctime()).unwrap_or_default();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().checked_sub(changed).is_some_and(|age| age >= SETTLED_S)
 }
 
 impl Header {
@@ -115,8 +191,7 @@ impl Header {
     }
 }
 
-fn read(file: &Path) -> io::Result<String> {
-    let length = std::fs::metadata(file)?.len();
+fn read(file: &Path, length: u64) -> io::Result<String> {
     if length > LARGEST_FILE {
         return Err(io::Error::other(format!(
             "{length} bytes are more than the {LARGEST_FILE} that are read"

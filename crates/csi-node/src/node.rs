@@ -19,7 +19,7 @@ use crate::status::About;
 use crate::telemetry::Verbosity;
 use crate::upkeep::{self, Upkeep};
 use crate::volume::{Options, Volumes};
-use crate::{admin, health_server, http, kubernetes, startup_taint, telemetry};
+use crate::{admin, health_server, http, kubernetes, manifests, startup_taint, telemetry};
 use identity::{Allowed, ArcAgent, CloudChoice, TokenProxyConfig, Tokens, VmIdentitySource};
 use proto::csi::identity_server::IdentityServer;
 use proto::csi::node_server::NodeServer;
@@ -118,8 +118,9 @@ pub(crate) fn assemble(
                 let reason = format!("{} is not a folder that can be read", folder.display());
                 return Err(bad_flag("--secret-provider-classes", reason));
             }
-            let classes = Classes::Folder(Folder::new(folder.clone()));
-            (classes, ServiceAccounts::Folder(folder.clone()), Reporting::Standalone)
+            let files = Arc::new(manifests::Folder::new(folder.clone()));
+            let classes = Classes::Folder(Folder::new(Arc::clone(&files)));
+            (classes, ServiceAccounts::Folder(files), Reporting::Standalone)
         }
         (None, Some(client)) if purpose == Purpose::Examine => {
             let classes = Classes::ApiServer(ApiServer::new(client.clone()));

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::Api;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::sync::Arc;
 
 const CLIENT_ID: &str = "azure.workload.identity/client-id";
 const TENANT_ID: &str = "azure.workload.identity/tenant-id";
@@ -23,7 +23,7 @@ pub struct Annotations {
 #[derive(Clone)]
 pub enum ServiceAccounts {
     /// YAML files in a folder: standalone mode.
-    Folder(PathBuf),
+    Folder(Arc<manifests::Folder>),
     /// The Kubernetes API server. Needs the RBAC rule `serviceaccounts: [get]`.
     ApiServer(kube::Client),
 }
@@ -48,11 +48,11 @@ impl ServiceAccounts {
     pub async fn annotations(&self, namespace: &str, name: &str) -> Result<Annotations, String> {
         let found = match self {
             Self::Folder(folder) => {
-                let (folder, namespace, name) = (folder.clone(), namespace.to_owned(), name.to_owned());
+                let (folder, namespace, name) = (Arc::clone(folder), namespace.to_owned(), name.to_owned());
                 let read = tokio::task::spawn_blocking(move || {
                     let wanted =
                         Wanted { group: "", kind: "ServiceAccount", namespace: &namespace, name: &name };
-                    let found = manifests::find(&folder, wanted).map_err(|error| error.to_string())?;
+                    let found = folder.find(wanted).map_err(|error| error.to_string())?;
                     let Some((_, document)) = found.documents.into_iter().next() else { return Ok(None) };
                     let document: Document =
                         serde_saphyr::from_str(&document).map_err(|error| error.to_string())?;
@@ -90,7 +90,7 @@ mod tests {
         let text = "apiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: web\n  annotations:\n    \
                     azure.workload.identity/client-id: ' c-1 '\n    azure.workload.identity/tenant-id: ''\n";
         std::fs::write(folder.path().join("sa.yaml"), text).unwrap();
-        let accounts = ServiceAccounts::Folder(folder.path().to_owned());
+        let accounts = ServiceAccounts::Folder(Arc::new(manifests::Folder::new(folder.path().to_owned())));
         let expected = Annotations { client_id: Some("c-1".into()), tenant_id: None };
         assert_eq!(accounts.annotations("default", "web").await, Ok(expected));
         assert_eq!(accounts.annotations("default", "other").await, Ok(Annotations::default()));

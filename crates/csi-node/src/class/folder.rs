@@ -2,13 +2,31 @@
 
 use super::{ClassError, ClassName, ClassSpec, GROUP};
 use crate::manifests::{self, Wanted};
+use parking_lot::Mutex;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 
-/// A folder of YAML files, each with one or more SecretProviderClass documents. Other kinds are passed over, so a folder of
-/// a whole application's manifests will do. The folder is read afresh at each use.
+/// A folder of YAML files, each with one or more SecretProviderClass documents. What its files say now counts at each use.
 #[derive(Debug, Clone)]
-pub struct Folder(PathBuf);
+pub struct Folder(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    files: Arc<manifests::Folder>,
+    /// Classes that were read: a hundred pods of one class share one.
+    read: Mutex<HashMap<ClassName, Read>>,
+    /// A hundred calls at once need no hundred threads to look at the same few files.
+    turn: Semaphore,
+}
+
+/// A class and the document that it came from.
+#[derive(Debug)]
+struct Read {
+    document: Arc<str>,
+    spec: Arc<ClassSpec>,
+}
 
 /// A class document; what the CRD does not know is pruned by the API server and ignored here.
 #[derive(Debug, Deserialize)]
@@ -19,41 +37,58 @@ struct Document {
 
 impl Folder {
     /// Reads classes from this folder.
-    pub fn new(folder: PathBuf) -> Self {
-        Self(folder)
+    pub fn new(files: Arc<manifests::Folder>) -> Self {
+        Self(Arc::new(Inner { files, read: Mutex::default(), turn: Semaphore::new(1) }))
     }
 
-    pub(super) async fn get(&self, class: &ClassName) -> Result<ClassSpec, ClassError> {
-        let (folder, wanted) = (self.0.clone(), class.clone());
-        let read = tokio::task::spawn_blocking(move || find(&folder, &wanted)).await;
-        read.unwrap_or_else(|failure| {
-            Err(ClassError::Folder { folder: self.0.clone(), cause: std::io::Error::other(failure) })
-        })
+    pub(super) async fn get(&self, class: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
+        let (inner, wanted) = (Arc::clone(&self.0), class.clone());
+        // It is never closed; without a turn the work is done all the same.
+        let _turn = self.0.turn.acquire().await;
+        let read = tokio::task::spawn_blocking(move || inner.find(&wanted)).await;
+        read.unwrap_or_else(|failure| Err(self.0.unreadable(std::io::Error::other(failure))))
     }
 }
 
-fn find(folder: &Path, class: &ClassName) -> Result<ClassSpec, ClassError> {
-    let wanted =
-        Wanted { group: GROUP, kind: "SecretProviderClass", namespace: &class.namespace, name: &class.name };
-    let found = manifests::find(folder, wanted)
-        .map_err(|cause| ClassError::Folder { folder: folder.to_owned(), cause })?;
-    let mut documents = found.documents.into_iter();
-    let Some((file, document)) = documents.next() else {
-        let mut hint = format!("; looked in {}", folder.display());
-        if !found.trouble.is_empty() {
-            hint = format!("{hint}, where some files could not be read: {}", found.trouble.join("; "));
+impl Inner {
+    fn find(&self, class: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
+        let wanted = Wanted {
+            group: GROUP,
+            kind: "SecretProviderClass",
+            namespace: &class.namespace,
+            name: &class.name,
+        };
+        let found = self.files.find(wanted).map_err(|cause| self.unreadable(cause))?;
+        let mut documents = found.documents.into_iter();
+        let Some((file, document)) = documents.next() else {
+            self.read.lock().remove(class);
+            let mut hint = format!("; looked in {}", self.files.path().display());
+            if !found.trouble.is_empty() {
+                hint = format!("{hint}, where some files could not be read: {}", found.trouble.join("; "));
+            }
+            return Err(ClassError::NotFound { class: class.clone(), hint });
+        };
+        if let Some((second, _)) = documents.next() {
+            return Err(ClassError::Twice { class: class.clone(), first: file, second });
         }
-        return Err(ClassError::NotFound { class: class.clone(), hint });
-    };
-    if let Some((second, _)) = documents.next() {
-        return Err(ClassError::Twice { class: class.clone(), first: file, second });
+        if let Some(read) = self.read.lock().get(class)
+            && Arc::ptr_eq(&read.document, &document)
+        {
+            return Ok(Arc::clone(&read.spec));
+        }
+        let parsed: Document = serde_saphyr::from_str(&document).map_err(|error| ClassError::Malformed {
+            class: class.clone(),
+            file,
+            reason: manifests::one_line(&error.to_string()),
+        })?;
+        let spec = Arc::new(parsed.spec.unwrap_or_default());
+        self.read.lock().insert(class.clone(), Read { document, spec: Arc::clone(&spec) });
+        Ok(spec)
     }
-    let parsed: Document = serde_saphyr::from_str(&document).map_err(|error| ClassError::Malformed {
-        class: class.clone(),
-        file,
-        reason: manifests::one_line(&error.to_string()),
-    })?;
-    Ok(parsed.spec.unwrap_or_default())
+
+    fn unreadable(&self, cause: std::io::Error) -> ClassError {
+        ClassError::Folder { folder: self.files.path().to_owned(), cause }
+    }
 }
 
 #[cfg(test)]
@@ -96,17 +131,42 @@ spec: {provider: vault}
         ClassName { namespace: namespace.into(), name: name.into() }
     }
 
+    fn find(folder: &tempfile::TempDir, wanted: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
+        Folder::new(Arc::new(manifests::Folder::new(folder.path().to_owned()))).0.find(wanted)
+    }
+
+    #[test]
+    fn pods_share_a_class_until_its_file_changes() {
+        // Files of the repository have been there for a while; what was written just now may change again without showing it.
+        let lasting = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/e2e/manifests/validate/shop");
+        let lasting = Folder::new(Arc::new(manifests::Folder::new(lasting.into())));
+        let [first, second] = [(); 2].map(|()| lasting.0.find(&class("default", "shop")).unwrap());
+        assert!(Arc::ptr_eq(&first, &second));
+
+        let written = folder(&[("all.yaml", CLASSES)]);
+        let changing = Folder::new(Arc::new(manifests::Folder::new(written.path().to_owned())));
+        for vault in ["shop", "sho2", "sho3", "sho4"] {
+            let text = CLASSES.replace("keyvaultName: shop", &format!("keyvaultName: {vault}"));
+            std::fs::write(written.path().join("all.yaml"), text).unwrap();
+            let found = changing.0.find(&class("default", "kv")).unwrap();
+            assert_eq!(found.parameters["keyvaultName"], vault);
+        }
+        std::fs::remove_file(written.path().join("all.yaml")).unwrap();
+        assert!(matches!(changing.0.find(&class("default", "kv")), Err(ClassError::NotFound { .. })));
+        assert!(changing.0.read.lock().is_empty(), "a class that is gone is not kept");
+    }
+
     fn message(folder: &tempfile::TempDir, wanted: &ClassName) -> String {
-        find(folder.path(), wanted).unwrap_err().to_string()
+        find(folder, wanted).unwrap_err().to_string()
     }
 
     #[test]
     fn classes_are_found_by_namespace_and_name_among_other_documents() {
         let folder = folder(&[("all.yaml", CLASSES), ("notes.txt", "not: [yaml")]);
-        let spec = find(folder.path(), &class("default", "kv")).unwrap();
+        let spec = find(&folder, &class("default", "kv")).unwrap();
         assert_eq!(spec.provider, "azure");
         assert_eq!(spec.parameters["objects"], "array:\n  - |\n    objectName: a\n");
-        assert_eq!(find(folder.path(), &class("other", "kv")).unwrap().provider, "vault");
+        assert_eq!(find(&folder, &class("other", "kv")).unwrap().provider, "vault");
     }
 
     #[test]
@@ -115,8 +175,8 @@ spec: {provider: vault}
         let json = r#"{"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
             "metadata": {"name": "json"}, "spec": {"provider": "azure", "parameters": {"a": "b"}}}"#;
         let folder = folder(&[("all.yaml", &text), ("one.json", json)]);
-        assert_eq!(find(folder.path(), &class("default", "kv")).unwrap().parameters["keyvaultName"], "shop");
-        assert_eq!(find(folder.path(), &class("default", "json")).unwrap().parameters["a"], "b");
+        assert_eq!(find(&folder, &class("default", "kv")).unwrap().parameters["keyvaultName"], "shop");
+        assert_eq!(find(&folder, &class("default", "json")).unwrap().parameters["a"], "b");
     }
 
     #[test]
@@ -131,7 +191,7 @@ spec: {provider: vault}
             serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "Other"}, listed]});
         for text in [item, list.to_string()] {
             let folder = folder(&[("all.yaml", &text)]);
-            let spec = find(folder.path(), &class("default", "kv")).unwrap();
+            let spec = find(&folder, &class("default", "kv")).unwrap();
             assert_eq!(
                 spec.parameters.keys().map(String::as_str).collect::<Vec<_>>(),
                 ["keyvaultName", "objects"]
@@ -152,7 +212,7 @@ spec: {provider: vault}
     #[test]
     fn a_broken_document_is_named_and_leaves_the_others_readable() {
         let folder = folder(&[("a.yaml", "kind: [broken\n---\n"), ("b.yaml", CLASSES)]);
-        assert!(find(folder.path(), &class("default", "kv")).is_ok());
+        assert!(find(&folder, &class("default", "kv")).is_ok());
         assert!(message(&folder, &class("default", "nope")).contains("a.yaml"), "must name the broken file");
     }
 

@@ -153,9 +153,7 @@ impl Classes {
 
     async fn have(&self, class: &ClassName, live: bool) -> Result<Class, ClassError> {
         match self {
-            Self::Folder(folder) => {
-                Ok(Class { spec: Arc::new(folder.get(class).await?), live: true, lease: None })
-            }
+            Self::Folder(folder) => Ok(Class { spec: folder.get(class).await?, live: true, lease: None }),
             Self::ApiServer(api_server) => {
                 let had = api_server.get(class, live).await?;
                 Ok(Class { spec: had.spec, live: had.live, lease: Some(had.entry) })
