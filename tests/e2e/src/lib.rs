@@ -45,4 +45,4 @@ pub use random::{Random, Seed, setting};
 pub use scrape::{Scrape, free_address};
 pub use stage::{DRIVER_NAME, NODE, Stage, StageOptions, VAULT};
 pub use validation::{Report, validate};
-pub use volume_view::{Files, Sight, VolumeView, look};
+pub use volume_view::{FORMER_STAYS, Files, Sight, VolumeView, look};

@@ -3,6 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
+
+/// How long after a switch a reader is promised to find the set of files that it was led to (docs/freshness.md).
+pub const FORMER_STAYS: Duration = Duration::from_secs(5);
 
 /// Files by relative path: contents and permission bits.
 pub type Files = BTreeMap<String, (Vec<u8>, u32)>;
@@ -27,7 +31,9 @@ pub struct VolumeView {
     pub files: Files,
     /// The names that applications use.
     pub names: BTreeSet<String>,
-    /// What else is in the volume: earlier sets of files, traces of interrupted calls.
+    /// Former sets of files, which stay for a while for readers that have opened them.
+    pub former: Vec<String>,
+    /// What else is in the volume: traces of interrupted calls.
     pub leftovers: Vec<String>,
 }
 
@@ -53,7 +59,7 @@ fn read(root: &Path) -> Result<VolumeView, String> {
     let mut files = Files::new();
     collect(&root.join(&data), "", &mut files)
         .map_err(|error| format!("{current}: {error}; {}", listing(root)))?;
-    let (mut names, mut leftovers) = (BTreeSet::new(), Vec::new());
+    let (mut names, mut former, mut leftovers) = (BTreeSet::new(), Vec::new(), Vec::new());
     for entry in std::fs::read_dir(root).map_err(|error| error.to_string())? {
         let entry = entry.map_err(|error| error.to_string())?;
         let name = entry.file_name().into_string().expect("names in the test are UTF-8");
@@ -61,7 +67,10 @@ fn read(root: &Path) -> Result<VolumeView, String> {
             continue;
         }
         if name.starts_with("..") {
-            leftovers.push(name);
+            // A set that has been current is marked.
+            let marked = entry.metadata().is_ok_and(|entry| entry.is_dir() && entry.mtime() == 0);
+            let list = if marked { &mut former } else { &mut leftovers };
+            list.push(name);
             continue;
         }
         let link = std::fs::read_link(entry.path());
@@ -70,7 +79,7 @@ fn read(root: &Path) -> Result<VolumeView, String> {
         }
         names.insert(name);
     }
-    Ok(VolumeView { files, names, leftovers })
+    Ok(VolumeView { files, names, former, leftovers })
 }
 
 fn collect(folder: &Path, below: &str, files: &mut Files) -> std::io::Result<()> {
@@ -108,8 +117,7 @@ impl VolumeView {
         if self.names != tops(wanted) {
             return Err(format!("names are {:?} for the files\n{}", self.names, describe(wanted)));
         }
-        // The former set stays until the next call, for readers that have opened it.
-        if self.leftovers.len() > 1 || self.leftovers.iter().any(|name| name == "..data_tmp") {
+        if !self.leftovers.is_empty() {
             return Err(format!("leftovers: {:?}", self.leftovers));
         }
         Ok(())

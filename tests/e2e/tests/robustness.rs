@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use azure_emulator::{Fault, FaultRule, RetryAfter, Service};
-use e2e::{Call, Stage, StageOptions, VAULT, can_mount, class};
+use e2e::{Call, FORMER_STAYS, Stage, StageOptions, VAULT, can_mount, class};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const OBJECTS: [&str; 3] = [
@@ -141,9 +143,9 @@ async fn an_outage_keeps_what_is_mounted_and_the_kubelet_hears_ok() {
     call.publish().await.unwrap();
     assert_eq!(call.files(), before);
     stage.deploy("kv", &class(&stage, "kv", &OBJECTS, &[]));
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while call.read("secret1") != "new" {
-        assert!(std::time::Instant::now() < deadline, "the volume does not recover:\n{}", stage.log());
+        assert!(Instant::now() < deadline, "the volume does not recover:\n{}", stage.log());
         call.publish().await.unwrap();
     }
 }
@@ -181,15 +183,25 @@ async fn a_reader_never_sees_a_mixed_set_while_the_content_rotates() {
     let reader = std::thread::spawn(move || {
         let mut reads = 0_u32;
         while !stop.load(Ordering::Relaxed) {
-            // One look at `..data` pins a generation, as an application that wants a consistent set does it.
-            let generation = target.join(std::fs::read_link(target.join("..data")).unwrap());
-            let first = std::fs::read_to_string(generation.join("secret1"));
-            let second = std::fs::read_to_string(generation.join("nested/example"));
-            if let (Ok(first), Ok(second)) = (first, second) {
-                assert_eq!(first, second, "a mixed set");
-                reads += 1;
+            let started = Instant::now();
+            let look = || {
+                // Who wants a consistent set opens `..data` once and reads in there.
+                let set = std::fs::File::open(target.join("..data"))?;
+                let inside = PathBuf::from(format!("/proc/self/fd/{}", set.as_raw_fd()));
+                let first = std::fs::read_to_string(inside.join("secret1"))?;
+                let second = std::fs::read_to_string(inside.join("nested/example"))?;
+                // And a name that stays is there at every moment.
+                std::fs::read(target.join("key1"))?;
+                std::io::Result::Ok((first, second))
+            };
+            match look() {
+                Ok((first, second)) => {
+                    assert_eq!(first, second, "a mixed set");
+                    reads += 1;
+                }
+                // Nothing is promised to a reader that was kept waiting for longer.
+                Err(error) => assert!(started.elapsed() > FORMER_STAYS, "a file was missing: {error}"),
             }
-            assert!(std::fs::read(target.join("secret1")).is_ok(), "a file was missing");
         }
         reads
     });
@@ -290,7 +302,7 @@ async fn pods_start_from_what_their_node_has_while_key_vault_is_down_but_not_aft
     faults.clear();
     faults.inject(FaultRule::status(Service::Vault, 403));
     // As long as the vault's pause lasts, nobody asks.
-    let (call, patience) = (Call::new(&stage, "web-3", "kv"), std::time::Instant::now());
+    let (call, patience) = (Call::new(&stage, "web-3", "kv"), Instant::now());
     let refused = loop {
         match call.publish().await {
             Err(refused) => break refused,

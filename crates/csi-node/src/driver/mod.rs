@@ -17,7 +17,9 @@ use crate::rotation::{Known, Schedule};
 use crate::service_account::ServiceAccounts;
 use crate::status::Ledger;
 use crate::targets::Targets;
-use crate::volume::{Change, Group, Payload, PayloadDigest, Seal, State, TargetPath, VolumeError, Volumes};
+use crate::volume::{
+    Change, FORMER_FOR, Group, Payload, PayloadDigest, Seal, State, TargetPath, VolumeError, Volumes,
+};
 use fetch::{Demand, Fetched, Source};
 use identity::{Policy, Tokens};
 use serde::{Deserialize, Serialize};
@@ -36,8 +38,8 @@ pub const AZURE: &str = "azure";
 /// Mounting takes the kernel a fraction of a millisecond; more threads than this only cost memory.
 const MOUNTS_AT_ONCE: usize = 16;
 
-/// How long the former generation of files stays after a switch, for readers that have already looked up `..data`.
-const TIDY_AFTER: Duration = Duration::from_secs(5);
+/// When former generations of files are removed: when they have stayed long enough, by whichever clock.
+const TIDY_AFTER: Duration = FORMER_FOR.saturating_add(Duration::from_secs(1));
 
 /// The choices of the operator.
 #[derive(Debug, Clone)]
@@ -165,9 +167,6 @@ impl Driver {
             if let Err(error) = &outcome {
                 driver.witnesses.refused(&target, error, started.elapsed());
             }
-            if matches!(outcome, Ok(Outcome::Rotated)) {
-                driver.tidy_later(target);
-            }
             outcome
         };
         let work = tokio::spawn(trace.scope(work).in_current_span());
@@ -184,8 +183,8 @@ impl Driver {
         &self.witnesses.metrics
     }
 
-    /// Removes what a switch has left, when nobody can be on the way to it any more. If this process ends before, the next
-    /// publish does it.
+    /// Removes what switches have left, when nobody can be on the way to it any more. If this process ends before, the next one
+    /// does it.
     fn tidy_later(self: &Arc<Self>, target: TargetPath) {
         let driver = Arc::downgrade(self);
         tokio::spawn(async move {
@@ -193,12 +192,12 @@ impl Driver {
             let Some(driver) = driver.upgrade() else { return };
             let _claim = driver.targets.claim(&target).await;
             if let Ok(Err(error)) = driver.on_disk(&target, Volumes::tidy).await {
-                tracing::warn!(%target, %error, "the former generation of a volume stays until the next publish");
+                tracing::warn!(%target, %error, "the former generation of a volume stays until the next change");
             }
         });
     }
 
-    async fn publish_claimed(&self, request: PublishRequest) -> Result<Outcome, PublishError> {
+    async fn publish_claimed(self: &Arc<Self>, request: PublishRequest) -> Result<Outcome, PublishError> {
         let started = Instant::now();
         let deadline = started + self.settings.timeout;
         let target = request.target.clone();
@@ -224,6 +223,10 @@ impl Driver {
                 Known::Checked { at: *at, interval: *interval }
             }
         };
+        if matches!(known, Known::Mounted) {
+            // The process that mounted it may have ended before it had tidied up.
+            self.tidy_later(target.clone());
+        }
         let schedule = &self.settings.schedule;
         let Some(freshness) = schedule.look(&request.pod.namespace, &request.class, known) else {
             let provider = claim.as_ref().map_or(AZURE, |mounted| mounted.source.provider());
@@ -233,6 +236,9 @@ impl Driver {
         let demand = Demand::Call { freshness, first: !complete, proven };
         match self.bring_up_to_date(&request, &demand, deadline).await {
             Ok((change, mounted)) => {
+                if change == Change::Switched {
+                    self.tidy_later(target.clone());
+                }
                 let outcome = match change {
                     Change::Switched if complete => Outcome::Rotated,
                     Change::Created | Change::Switched => Outcome::Mounted,

@@ -94,7 +94,7 @@ impl Driver {
                 let outcome = if change == Change::Unchanged { Outcome::Unchanged } else { Outcome::Rotated };
                 self.witnesses.refreshed(&mounted, outcome, started.elapsed()).await;
                 *claim = Some(mounted);
-                if outcome == Outcome::Rotated {
+                if change == Change::Switched {
                     self.tidy_later(target.clone());
                 }
                 (outcome, None)

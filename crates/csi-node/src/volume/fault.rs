@@ -2,13 +2,30 @@
 //!
 //! The promise that a volume is never torn has to hold for a process that dies between any two system calls. Every
 //! step of this module that changes something on disk therefore passes a numbered point first. With the cargo feature
-//! `fault-points`, and in this crate's unit tests, two environment variables act on them; otherwise [`point`] is empty
+//! `fault-points`, and in this crate's unit tests, environment variables act on them; otherwise [`point`] is empty
 //! and nothing is left in the binary.
 //!
 //! * `AKV_FAULT_ABORT_AT=n` kills the process with SIGKILL when it reaches its n-th point, counted from 1 over the life
 //!   of the process.
+//! * `AKV_FAULT_FORMER_MS=n` is how long former generations of files stay, so that calls in quick succession pass the steps
+//!   that remove them.
 //! * `AKV_FAULT_COUNT_FILE=path` appends one line `number name` for each point passed, so that a test learns how many
 //!   there are and, after a death, where it was.
+
+use std::time::Duration;
+
+/// How long former generations stay: as usual.
+#[cfg(not(any(test, feature = "fault-points")))]
+pub fn former_for(usual: Duration) -> Duration {
+    usual
+}
+
+/// How long former generations stay: as usual, if the environment does not say otherwise.
+#[cfg(any(test, feature = "fault-points"))]
+pub fn former_for(usual: Duration) -> Duration {
+    let given = std::env::var("AKV_FAULT_FORMER_MS").ok().and_then(|n| n.parse().ok());
+    given.map_or(usual, Duration::from_millis)
+}
 
 /// Passes a fault point. `name` says which step comes next, for the count file.
 #[cfg(not(any(test, feature = "fault-points")))]

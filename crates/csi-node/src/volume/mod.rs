@@ -36,6 +36,7 @@ use std::{
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use rustix::{fs::FileType, io::Errno};
@@ -83,8 +84,8 @@ pub enum Change {
     Created,
     /// Files, modes or owners differed and were switched, or links were missing or too many.
     ///
-    /// The former generation stays readable for those who have opened it: the next publish removes it, or
-    /// [`Volumes::tidy`].
+    /// The former generation stays readable for those who have opened it, for [`Options::former_for`]: the first publish
+    /// after that removes it, or [`Volumes::tidy`].
     Switched,
     /// Everything was as it should be.
     Unchanged,
@@ -107,12 +108,23 @@ pub struct Options {
     pub inodes: u64,
     /// Whether to forbid executing files. The reference does not.
     pub noexec: bool,
+    /// How long a former generation of files stays after a switch.
+    pub former_for: Duration,
 }
+
+/// What readers are promised is five seconds (docs/freshness.md). It is counted from a moment before the switch, so one
+/// more for a process that is kept waiting in between.
+pub const FORMER_FOR: Duration = Duration::from_secs(6);
 
 impl Default for Options {
     fn default() -> Self {
         // A vault's secret is at most 25 KiB, so this is enough for a thousand large ones, twice.
-        Self { size_bytes: 64 << 20, inodes: 65_536, noexec: false }
+        Self {
+            size_bytes: 64 << 20,
+            inodes: 65_536,
+            noexec: false,
+            former_for: fault::former_for(FORMER_FOR),
+        }
     }
 }
 
@@ -185,7 +197,8 @@ impl Volumes {
                     }
                     let had_files = current(&root, target)?.is_some();
                     tmpfs::make_room(&root, Needs::of(payload));
-                    let change = writer::write(&root, payload, group).map_err(|e| e.of(target))?;
+                    let change = writer::write(&root, payload, group, self.options.former_for)
+                        .map_err(|e| e.of(target))?;
                     point("publish: done");
                     return Ok(if had_files { change } else { Change::Created });
                 }
@@ -211,7 +224,7 @@ impl Volumes {
             match tmpfs::detached(&self.options, needs) {
                 Ok(mount) => {
                     let root = Directory::of_mount(mount.as_fd()).step("open the new tmpfs")?;
-                    writer::write(&root, payload, group)?;
+                    writer::write(&root, payload, group, self.options.former_for)?;
                     match tmpfs::attach(mount.as_fd(), directory.as_fd()) {
                         Err(e) if e.is_unavailable() => {}
                         result => return result,
@@ -225,7 +238,7 @@ impl Volumes {
         }
         tmpfs::mount_on(directory.as_fd(), &self.options, needs)?;
         let root = place.open_root().step("open the new tmpfs")?;
-        writer::write(&root, payload, group).map(drop).inspect_err(|_| {
+        writer::write(&root, payload, group, self.options.former_for).map(drop).inspect_err(|_| {
             drop(root);
             if let Err(e) = unpublish::unmount_top(place, unpublish::Patience::None) {
                 tracing::warn!(volume = %place.target(), error = %e.source, "an unfilled tmpfs stays mounted");
@@ -265,8 +278,8 @@ impl Volumes {
         matches!(place.look(), Ok(Sight::Tmpfs(root)) if seal.holds(&root))
     }
 
-    /// Removes what a switch has left: the former generation of files, which [`Volumes::publish`] keeps for readers
-    /// that have opened it. Without a call, the next publish does it.
+    /// Removes what switches have left: former generations of files that have stayed for [`Options::former_for`], as
+    /// [`Volumes::publish`] does it, too.
     ///
     /// # Errors
     /// [`VolumeError::Locked`], [`VolumeError::Io`]; nothing to tidy is no error.
@@ -274,7 +287,7 @@ impl Volumes {
         let Some(place) = Place::lock(target)? else { return Ok(()) };
         match place.look()? {
             Sight::Tmpfs(root) if current(&root, target)?.is_some() => {
-                writer::remove_leftovers(&root).map_err(|e| e.of(target))
+                writer::remove_leftovers(&root, self.options.former_for).map_err(|e| e.of(target))
             }
             _ => Ok(()),
         }

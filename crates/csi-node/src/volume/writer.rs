@@ -2,16 +2,19 @@
 //!
 //! The order of steps is the whole point; after each the process may die and the next call has to come to a good end:
 //!
-//! 1. Remove what a crash has left: `..data_tmp`, and generations that `..data` does not point to.
-//! 2. Compare what is on disk with what should be, contents, modes, owners and names. If all is equal, go to 5.
+//! 1. Remove what a crash has left: `..data_tmp`, and generations that never were current. Of those that were, remove
+//!    the ones that have not been so for long enough.
+//! 2. Compare what is on disk with what should be, contents, modes, owners and names. If all is equal, go to 6.
 //! 3. Write a new generation completely.
-//! 4. Make `..data_tmp` point to it and rename that over `..data`. This is the switch; nothing else is visible of it.
-//! 5. Create missing top-level links and remove those whose name is gone. After the switch, so that a name is never
+//! 4. Mark the current generation as a former one: its modification time becomes 1970, and its change time, which the
+//!    kernel sets with that, says since when. Nobody is misled by the mark if the switch then does not come.
+//! 5. Make `..data_tmp` point to the new one and rename that over `..data`. This is the switch; nothing else is visible of it.
+//! 6. Create missing top-level links and remove those whose name is gone. After the switch, so that a name is never
 //!    listed before it can be opened, and what was there before goes from old to new in the switch itself.
 //!
-//! The former generation is not removed with the switch but by the next call, in step 1: a reader that has opened
-//! `..data` as a directory just before may read all its files in peace, where removing them at once would leave it with
-//! half a set.
+//! A former generation stays for a while, however quickly switches follow each other: a reader that has opened `..data`
+//! as a directory may read all its files in peace, and one that the kernel has just led through `..data` finds the file
+//! it opens. Removing them at once would leave the one with half a set, and the other with none.
 
 use std::{
     collections::BTreeSet,
@@ -19,11 +22,12 @@ use std::{
     io::{self, Read, Write},
     os::{fd::AsFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use nix::unistd::{Gid, Uid, fchown};
 use rustix::{
-    fs::{self, FileType, Mode, RenameFlags},
+    fs::{self, FileType, Mode, RenameFlags, Timespec, Timestamps},
     io::Errno,
 };
 use zeroize::Zeroizing;
@@ -88,10 +92,15 @@ impl Ownership {
     }
 }
 
-/// Makes the volume with this root contain exactly the payload.
-pub(super) fn write(root: &Directory, payload: &Payload, group: Option<Group>) -> Result<Change, StepError> {
+/// Makes the volume with this root contain exactly the payload. Former generations stay for `former_for`.
+pub(super) fn write(
+    root: &Directory,
+    payload: &Payload,
+    group: Option<Group>,
+    former_for: Duration,
+) -> Result<Change, StepError> {
     let ownership = Ownership::of(group);
-    remove_leftovers(root)?;
+    remove_leftovers(root, former_for)?;
     point("write: root mode");
     ownership.impose(root, ownership.root_mode()).step("set owner and mode of the volume")?;
 
@@ -107,15 +116,40 @@ pub(super) fn write(root: &Directory, payload: &Payload, group: Option<Group>) -
     Ok(if is_current && !relinked { Change::Unchanged } else { Change::Switched })
 }
 
-/// Removes generations other than the current one, and `..data_tmp`.
-pub(super) fn remove_leftovers(root: &Directory) -> Result<(), StepError> {
+/// Removes `..data_tmp`, and generations other than the current one: those that never were current, and those that have
+/// not been for `former_for`.
+pub(super) fn remove_leftovers(root: &Directory, former_for: Duration) -> Result<(), StepError> {
     let current = layout::current_name(root).step("read ..data")?;
     for (name, kind) in root.entries().step("list the volume")? {
-        if name == DATA_TMP || (layout::is_generation(&name) && Some(&name) != current.as_ref()) {
+        let over = || {
+            let stat = root.stat(&name).step_with(|| format!("look at {}", name.display()))?;
+            Ok(!is_former(&stat) || age(&stat, SystemTime::now()).is_none_or(|age| age >= former_for))
+        };
+        if name == DATA_TMP || (layout::is_generation(&name) && Some(&name) != current.as_ref() && over()?) {
             root.remove(&name, kind)?;
         }
     }
     Ok(())
+}
+
+/// Marks the current generation as what it is about to be, a former one.
+fn retire_current(root: &Directory) -> Result<(), StepError> {
+    let Some(generation) = layout::current(root).step("open the current files")? else { return Ok(()) };
+    point("write: mark the former files");
+    let last_access = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
+    let last_modification = Timespec { tv_sec: 0, tv_nsec: 0 };
+    fs::futimens(&generation, &Timestamps { last_access, last_modification }).step("mark the former files")
+}
+
+/// Whether a generation has been marked by [`retire_current`]. No other ever has this modification time: entries were made in it.
+fn is_former(stat: &fs::Stat) -> bool {
+    stat.st_mtime == 0 && stat.st_mtime_nsec == 0
+}
+
+/// The time since the last change; `None` if that is yet to come, because the clock was set back.
+fn age(stat: &fs::Stat, now: SystemTime) -> Option<Duration> {
+    let changed = Duration::new(u64::try_from(stat.st_ctime).ok()?, u32::try_from(stat.st_ctime_nsec).ok()?);
+    now.duration_since(SystemTime::UNIX_EPOCH.checked_add(changed)?).ok()
 }
 
 /// Whether a generation is exactly the payload: names, contents, modes and owners.
@@ -225,13 +259,14 @@ fn fill(generation: &Directory, payload: &Payload, ownership: Ownership) -> Resu
 
 /// After a failure: removes what did not become the current generation. What stays, the next call removes.
 fn abandon(root: &Directory) {
-    if let Err(e) = remove_leftovers(root) {
+    if let Err(e) = remove_leftovers(root, Duration::MAX) {
         tracing::debug!(step = %e.step, error = %e.source, "an unfinished set of files stays for the next call");
     }
 }
 
 /// Makes a complete generation the current one.
 fn switch(root: &Directory, generation: &OsStr) -> Result<(), StepError> {
+    retire_current(root)?;
     point("write: create ..data_tmp");
     fs::symlinkat(generation, root, DATA_TMP).step("create ..data_tmp")?;
     point("write: rename to ..data");
@@ -304,4 +339,18 @@ fn outdated_links(root: &Directory, names: &BTreeSet<&str>) -> Result<Vec<OsStri
         }
     }
     Ok(outdated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_nothing_for_ever() {
+        let stat = fs::stat("/").unwrap();
+        let changed = age(&stat, SystemTime::now()).unwrap();
+        let moment = SystemTime::now() - changed;
+        assert!(age(&stat, moment + Duration::from_secs(10)).unwrap() >= Duration::from_secs(9));
+        assert_eq!(age(&stat, moment - Duration::from_secs(10)), None);
+    }
 }

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{LazyLock, atomic::AtomicBool},
+    time::Duration,
 };
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -96,13 +97,18 @@ pub fn mount_options(target: &TargetPath) -> Vec<String> {
     [fields[5], fields.last().unwrap()].iter().flat_map(|f| f.split(',')).map(str::to_owned).collect()
 }
 
+/// Former generations go with the next call, so that it passes the steps that remove them.
+pub fn options() -> Options {
+    Options { former_for: Duration::ZERO, ..Options::default() }
+}
+
 pub fn volumes() -> Volumes {
-    Volumes::new(Options::default())
+    Volumes::new(options())
 }
 
 /// Both ways of mounting.
 pub fn both() -> [Volumes; 2] {
-    [volumes(), Volumes { options: Options::default(), only_mount2: AtomicBool::new(true) }]
+    [volumes(), Volumes { options: options(), only_mount2: AtomicBool::new(true) }]
 }
 
 pub fn payload(files: &[(&str, u32, &str)]) -> Payload {

@@ -3,8 +3,11 @@
 use std::{env, fs, os::unix::process::ExitStatusExt, sync::atomic::AtomicBool};
 
 use super::{
-    super::{Options, Payload, State, TargetPath, Volumes},
-    bed::{Bed, expected, internal_names, mounts_below, payload, respawn, view, view_through_data, volumes},
+    super::{Payload, State, TargetPath, Volumes},
+    bed::{
+        Bed, expected, internal_names, mounts_below, options, payload, respawn, view, view_through_data,
+        volumes,
+    },
 };
 
 /// What a dying process was doing.
@@ -46,7 +49,7 @@ fn the_deed() {
     let Ok(target) = env::var("AKV_TEST_TARGET") else { return };
     let target = TargetPath::parse(&target).unwrap();
     let only_mount2 = AtomicBool::new(env::var_os("AKV_TEST_MOUNT2").is_some());
-    let volumes = Volumes { options: Options::default(), only_mount2 };
+    let volumes = Volumes { options: options(), only_mount2 };
     match env::var("AKV_TEST_VERSION") {
         Ok(version) => {
             volumes.publish(&target, &self::version(version.parse().unwrap()), None).unwrap();

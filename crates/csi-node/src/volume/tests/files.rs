@@ -6,6 +6,7 @@ use std::{
         linux::fs::MetadataExt,
         unix::{ffi::OsStrExt, fs::symlink},
     },
+    time::Duration,
 };
 
 use super::{
@@ -124,7 +125,7 @@ fn knows_noswap(bed: &Bed) -> bool {
 #[test]
 fn limits_and_noexec() {
     let Some(bed) = Bed::new() else { return };
-    let options = Options { size_bytes: 1 << 20, inodes: 100, noexec: true };
+    let options = Options { size_bytes: 1 << 20, inodes: 100, noexec: true, ..Options::default() };
     let mut second = Volumes::new(options.clone());
     *second.only_mount2.get_mut() = true;
     for (number, volumes) in [Volumes::new(options), second].iter().enumerate() {
@@ -247,7 +248,7 @@ fn a_full_volume_keeps_its_files() {
     // Without the step that makes room.
     let write = |files| {
         let root = Directory::open_following(target.as_path()).unwrap();
-        writer::write(&root, &files, None)
+        writer::write(&root, &files, None, Duration::ZERO)
     };
     let old = payload(&[("a", 0o644, "old")]);
     let names = {
