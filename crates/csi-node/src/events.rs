@@ -4,6 +4,8 @@
 //! server shows either kind as the other, too. Telling an event never waits, and never fails: what cannot be told is dropped.
 
 use crate::csi::request::Pod;
+use crate::kubernetes::{code, said};
+use crate::telemetry::Seldom;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -232,7 +234,7 @@ impl Ledger {
 
 async fn write(client: kube::Client, node: String, mut news: mpsc::Receiver<News>, dropped: Arc<AtomicU64>) {
     let mut ledger = Ledger::new(Instant::now());
-    let mut refused = false;
+    let told_of = Seldom::default();
     while let Some(News { pod, reason, text }) = news.recv().await {
         let key = (if pod.uid.is_empty() { pod.to_string() } else { pod.uid.clone() }, reason, text);
         let verdict = ledger.judge(&key, || event_name(&pod), Instant::now());
@@ -262,21 +264,26 @@ async fn write(client: kube::Client, node: String, mut news: mpsc::Receiver<News
             Err(_) => {
                 ledger.told.remove(&key);
                 dropped.fetch_add(1, Ordering::Relaxed);
+                if let Some(held_back) = told_of.pass("late".to_owned()) {
+                    tracing::warn!(
+                        %pod, held_back, "events are not told: the API server has not answered within {} s", WRITE.as_secs()
+                    );
+                }
                 continue;
             }
         };
         // The next one of its kind is a new event.
         ledger.told.remove(&key);
         dropped.fetch_add(1, Ordering::Relaxed);
-        let forbidden = matches!(&failure, kube::Error::Api(answer) if answer.is_forbidden());
-        if forbidden && !refused {
-            refused = true;
-            tracing::warn!(
-                error = %crate::error::chain(&failure),
-                "events are not allowed here: the driver's ClusterRole secretproviderclasses-role needs create and patch on events"
-            );
+        let cure = match code(&failure) {
+            403 => "; the driver's ClusterRole secretproviderclasses-role needs create and patch on events",
+            _ => "",
+        };
+        let error = format!("{}{cure}", said(&failure));
+        if let Some(held_back) = told_of.pass(code(&failure).to_string()) {
+            tracing::warn!(%pod, reason = reason.as_str(), error, held_back, "an event was not told");
         } else {
-            tracing::debug!(%pod, reason = reason.as_str(), error = %crate::error::chain(&failure), "an event was not told");
+            tracing::debug!(%pod, reason = reason.as_str(), error, "an event was not told");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The pod that a volume belongs to, as the API server knows it.
 
 use crate::csi::request::Pod;
+use crate::kubernetes::{code, said};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject, GetParams, GroupVersionKind};
 
@@ -24,6 +25,8 @@ pub enum PodState {
 pub struct PodError {
     pod: Pod,
     cause: String,
+    /// Of the API server's answer; 0 if there was none.
+    pub code: u16,
     cure: &'static str,
 }
 
@@ -70,7 +73,7 @@ impl Pods {
                 } else {
                     ""
                 };
-                return Err(PodError { pod: pod.clone(), cause: crate::error::chain(&error), cure });
+                return Err(PodError { pod: pod.clone(), cause: said(&error), code: code(&error), cure });
             }
         };
         if !pod.uid.is_empty() && found.metadata.uid.as_deref() != Some(&pod.uid) {

@@ -5,6 +5,7 @@
 
 use crate::class::GROUP;
 use crate::csi::request::Pod;
+use crate::kubernetes::{code, said};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PostParams};
 use ring::digest::{SHA256, digest};
@@ -97,8 +98,10 @@ pub enum StatusError {
         name: String,
         /// `read`, `create` or `update`.
         step: &'static str,
-        /// The client's error, in full.
+        /// What the API server says.
         cause: String,
+        /// The code of its answer; 0 if there was none.
+        code: u16,
         /// What to do about it; empty or starts with a separator.
         cure: &'static str,
     },
@@ -155,7 +158,8 @@ impl PodStatuses {
             namespace: pod.namespace.clone(),
             name: name.clone(),
             step,
-            cause: crate::error::chain(error),
+            cause: said(error),
+            code: code(error),
             cure: cure(error),
         };
         let mut expect = expect;
@@ -249,10 +253,27 @@ impl PodStatuses {
             namespace: pod.namespace.clone(),
             name,
             step: "read",
-            cause: crate::error::chain(&error),
+            cause: said(&error),
+            code: code(&error),
             cure: cure(&error),
         })?;
         Ok(found.and_then(|object| object.metadata.uid))
+    }
+}
+
+impl StatusError {
+    /// What those errors have in common that are about different objects and have one cause.
+    pub fn sort(&self) -> String {
+        match self {
+            Self::NoUid { .. } => "no uid".to_owned(),
+            Self::Call { step, code, .. } => format!("status {step} {code}"),
+            Self::Contended { .. } => "status contended".to_owned(),
+        }
+    }
+
+    /// Whether somebody has to do something before trying again can help: grant a right, install the CRD.
+    pub fn stays(&self) -> bool {
+        matches!(self, Self::NoUid { .. } | Self::Call { code: 403 | 404, .. })
     }
 }
 

@@ -62,7 +62,8 @@ impl ServiceAccounts {
             }
             Self::ApiServer(client) => {
                 let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-                let account = accounts.get_opt(name).await.map_err(|error| crate::error::chain(&error))?;
+                let account =
+                    accounts.get_opt(name).await.map_err(|error| crate::kubernetes::said(&error))?;
                 account.and_then(|account| account.metadata.annotations)
             }
         };

@@ -24,7 +24,7 @@ pub async fn remove(client: Client, node: &str, key: &str) {
             Ok(false) => return tracing::debug!(node, taint = key, "the node has no startup taint"),
             Err(error) => {
                 tracing::warn!(
-                    node, taint = key, error = %crate::error::chain(&error), retry_in_s = wait.as_secs(),
+                    node, taint = key, error = %crate::kubernetes::said(&error), retry_in_s = wait.as_secs(),
                     "the startup taint is still there; the driver needs get and patch on nodes"
                 );
             }

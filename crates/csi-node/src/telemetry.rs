@@ -1,6 +1,9 @@
 //! Logs. One line per event on stderr: in the format of klog, which is what people of Kubernetes and their tools read, or as JSON.
 
 mod klog;
+mod seldom;
+
+pub use seldom::Seldom;
 
 use klog::Klog;
 use std::io::Write;
@@ -55,18 +58,28 @@ pub fn start(verbosity: i32, json: bool) -> Verbosity {
     Verbosity { level: Arc::new(AtomicI32::new(verbosity)), filter }
 }
 
-/// Our own crates by verbosity, others' warnings.
+/// Our own crates by verbosity, others' warnings. What the libraries below say of each request that failed is in our own lines,
+/// with what it was for and what to do: so it comes with the verbosity that shows how things happen.
 fn filter(verbosity: i32) -> EnvFilter {
-    let own = match verbosity {
-        ..=1 => "info",
-        2..=4 => "debug",
-        _ => "trace",
+    let (own, clients) = match verbosity {
+        ..=1 => ("info", "off"),
+        2..=4 => ("debug", "warn"),
+        _ => ("trace", "warn"),
     };
-    EnvFilter::new(format!("warn,akv_csi={own},csi_node={own},vault={own},identity={own}"))
+    let clients = CLIENTS.map(|module| format!("{module}={clients}")).join(",");
+    EnvFilter::new(format!("warn,{clients},akv_csi={own},csi_node={own},vault={own},identity={own}"))
 }
 
-/// Other crates' debug lines may hold requests, and with them tokens and secrets: no verbosity and no filter brings them out.
+/// The libraries that carry requests.
+const CLIENTS: [&str; 8] =
+    ["kube", "kube_client", "kube_core", "hyper", "hyper_util", "tower", "tower_http", "h2"];
+
+/// Other crates' debug lines may hold requests, and with them tokens and secrets: no verbosity and no filter brings them out. Nor
+/// the warning of an answer that could not be read, which quotes all of it, and it may be a Secret.
 fn is_harmless(metadata: &Metadata<'_>) -> bool {
+    if metadata.target() == "kube_client::client" {
+        return false;
+    }
     let own = ["akv_csi", "csi_node", "vault", "identity"];
     let module = metadata.target().split("::").next().unwrap_or_default();
     *metadata.level() <= Level::INFO || own.contains(&module)
@@ -186,10 +199,27 @@ mod tests {
     }
 
     #[test]
+    fn what_libraries_say_of_requests_comes_with_verbosity() {
+        let text = logged(filter(0), false, |verbosity| {
+            let fail = |number| {
+                tracing::error!(target: "kube_client::client::builder", number, "failed");
+                tracing::warn!(target: "hyper_util::client", number, "failed");
+                tracing::warn!(target: "reqwest", number, "another library");
+            };
+            fail(1);
+            verbosity.set(2).unwrap();
+            fail(2);
+        });
+        assert_eq!(text.matches("number=1").count(), 1, "{text}");
+        assert_eq!(text.matches("number=2").count(), 3, "{text}");
+    }
+
+    #[test]
     fn no_filter_brings_out_other_crates_debug_lines() {
         let text = logged(EnvFilter::new("trace"), false, |_| {
             tracing::debug!(target: "hyper::proto", "Authorization: Bearer planted");
             tracing::debug!(target: "vaultless", "planted");
+            tracing::warn!(target: "kube_client::client", "{{\"data\": \"planted\"}}");
             tracing::warn!(target: "hyper::proto", "a warning");
             tracing::trace!(target: "vault::client", "own");
         });

@@ -14,6 +14,7 @@ use crate::pod_state::Pods;
 use crate::pod_status::{self, PodStatuses, Status, Wanted};
 use crate::reporting::Shown;
 use crate::synced_secret::{self, SyncedSecrets};
+use crate::telemetry::Seldom;
 use crate::volume::{TargetPath, Volumes};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -62,6 +63,8 @@ struct Shared {
     /// When all volumes are looked at next, together, so that the process wakes up once for it.
     check: Mutex<Instant>,
     check_every: Duration,
+    /// An API server that is down has as many failures as there are volumes.
+    failures_told: Seldom,
 }
 
 /// What has been done since the start.
@@ -122,6 +125,7 @@ impl Upkeep {
             sooner: Notify::new(),
             check,
             check_every,
+            failures_told: Seldom::default(),
         }))
     }
 
@@ -228,7 +232,7 @@ impl Upkeep {
             Ok(next) => {
                 let failures = job.failures.swap(0, Ordering::Relaxed);
                 if failures > 0 {
-                    tracing::info!(volume = %job.name(), failures, "follow-up work is done after all");
+                    tracing::debug!(volume = %job.name(), failures, "follow-up work is done after all");
                 }
                 if next == Next::Check {
                     job.due.lock().replace(self.0.next_check(now));
@@ -241,9 +245,11 @@ impl Upkeep {
         self.0.worker.counts.failures.fetch_add(1, Ordering::Relaxed);
         let failures = job.failures.fetch_add(1, Ordering::Relaxed) + 1;
         let wait = jittered(Duration::from_secs(1 << (failures - 1).min(9)).min(LONGEST_WAIT));
-        if failures == 1 {
+        if failures == 1
+            && let Some(held_back) = self.0.failures_told.pass(error.sort())
+        {
             tracing::warn!(
-                volume = %job.name(), %error,
+                volume = %job.name(), %error, held_back,
                 "the volume is mounted, but not all was done for it in the cluster; trying on"
             );
         } else {

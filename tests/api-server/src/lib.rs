@@ -16,11 +16,13 @@
 //! `~/.cache/akv-csi/kubernetes-v1.34.4`; and `etcd`, looked for there too, then in `PATH`.
 
 mod audit;
+mod gateway;
 mod process;
 mod programs;
 mod server;
 
 pub use audit::Request;
+pub use gateway::{ApiFault, Arrival, Gateway};
 pub use server::ApiServer;
 
 use std::path::PathBuf;

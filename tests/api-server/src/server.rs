@@ -247,6 +247,13 @@ impl ApiServer {
         cluster.and_then(|cluster| cluster.server.clone()).unwrap_or_default()
     }
 
+    /// What the server proves itself with.
+    pub(crate) async fn root_certificates(&self) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        let config =
+            Config::from_custom_kubeconfig(self.kubeconfig.clone(), &KubeConfigOptions::default()).await?;
+        Ok(config.root_cert)
+    }
+
     /// Creates a namespace whose name starts with `prefix`.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use super::watched::{Had, Known, Read, ReadError};
 use super::{ClassError, ClassName, ClassSpec, GROUP};
-use crate::kubernetes::{Followed, follow};
+use crate::kubernetes::{Followed, code, follow, said};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +74,16 @@ impl ApiServer {
                 Ok((spec, version))
             }
             Ok(None) => Err(ReadError::NotFound),
-            Err(error) => Err(ReadError::Failed(crate::error::chain(&error))),
+            Err(error) => {
+                let cure = match code(&error) {
+                    403 => {
+                        "; the driver's ClusterRole secretproviderclasses-role needs get, list and watch on \
+                         secretproviderclasses"
+                    }
+                    _ => "",
+                };
+                Err(ReadError::Failed(format!("{}{cure}", said(&error))))
+            }
         }
     }
 }

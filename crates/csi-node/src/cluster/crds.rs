@@ -1,7 +1,7 @@
 //! Custom resource definitions. Left to Helm, those of another version or tool would stay as they are, or stop an installation.
 
 use super::ClusterError;
-use crate::error::chain;
+use crate::kubernetes::said;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
@@ -40,7 +40,7 @@ pub async fn apply(client: &Client) -> Result<Vec<String>, ClusterError> {
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         api.patch(&name, &parameters, &Patch::Apply(&crd))
             .await
-            .map_err(|error| ClusterError::Apply { name: name.clone(), cause: chain(&error) })?;
+            .map_err(|error| ClusterError::Apply { name: name.clone(), cause: said(&error) })?;
         names.push(name);
     }
     for name in &names {
@@ -57,7 +57,7 @@ async fn wait_until_served(api: &Api<CustomResourceDefinition>, name: &str) -> R
                 None => return Ok(()),
                 Some(reason) => reason,
             },
-            Err(error) => chain(&error),
+            Err(error) => said(&error),
         };
         if started.elapsed() >= LONGEST_WAIT {
             return Err(ClusterError::NotServed {

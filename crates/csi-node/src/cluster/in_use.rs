@@ -1,7 +1,7 @@
 //! Who mounts volumes of the driver.
 
 use super::ClusterError;
-use crate::error::chain;
+use crate::kubernetes::said;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, ListParams};
@@ -35,7 +35,7 @@ pub async fn find(client: &Client, driver: &str) -> Result<Uses, ClusterError> {
         let pods = api
             .list(&page)
             .await
-            .map_err(|error| ClusterError::Pods { driver: driver.to_owned(), cause: chain(&error) })?;
+            .map_err(|error| ClusterError::Pods { driver: driver.to_owned(), cause: said(&error) })?;
         for pod in &pods.items {
             uses.add(pod);
         }

@@ -1,6 +1,6 @@
 //! Following the changes of a kind without keeping a list of what there is.
 
-use super::backoff;
+use super::{backoff, code, said};
 use kube::api::{Api, DynamicObject, ListParams, ObjectMeta, WatchEvent, WatchParams};
 use std::pin::pin;
 use std::time::Duration;
@@ -84,7 +84,13 @@ async fn watch(
     tell: &mut impl FnMut(Change),
 ) -> Result<(), String> {
     let late = |_| "no answer in time".to_owned();
-    let failed = |error: kube::Error| crate::error::chain(&error);
+    let failed = |error: kube::Error| match code(&error) {
+        403 => format!(
+            "{}; the driver's ClusterRole secretproviderclasses-role needs list and watch on them",
+            said(&error)
+        ),
+        _ => said(&error),
+    };
     let from = if let Some(version) = version.clone() {
         version
     } else {

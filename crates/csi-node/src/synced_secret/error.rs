@@ -1,6 +1,7 @@
 //! Why a Kubernetes Secret is not what its class says.
 
 use super::MANAGED_LABEL;
+use crate::kubernetes::said;
 use vault::TlsError;
 
 /// One of a class's `secretObjects` that could not be turned into a Secret. The others are not held up by it.
@@ -209,9 +210,9 @@ impl SecretFault {
     /// What the API server's answer means.
     pub(super) fn of(error: &kube::Error) -> Self {
         let kube::Error::Api(status) = error else {
-            return Self::Unanswered { cause: crate::error::chain(error) };
+            return Self::Unanswered { cause: said(error) };
         };
-        let cause = status.message.clone();
+        let cause = said(error);
         // Admission plugins, quotas and namespaces on their way out answer Forbidden as well.
         if status.is_forbidden() && cause.contains(" cannot ") {
             Self::Forbidden { cause }

@@ -70,7 +70,7 @@ pub(super) enum Failed {
     NoOwner,
     #[error("internal error while reading the volume's files: {0}")]
     Internal(String),
-    #[error("not done within {0} s")]
+    #[error("the API server has not answered within {0} s")]
     Late(u64),
 }
 
@@ -79,10 +79,31 @@ fn joined(errors: &[SecretError]) -> String {
 }
 
 impl Failed {
+    /// What those failures have in common of which one line in the log is enough.
+    pub fn sort(&self) -> String {
+        match self {
+            Self::Status(error) => error.sort(),
+            Self::Pod(error) => format!("pod {}", error.code),
+            Self::Class(_) => "class".to_owned(),
+            Self::Volume(_) => "volume".to_owned(),
+            Self::Secrets(errors) => match errors.first().map(|error| &error.fault) {
+                Some(SecretFault::Unanswered { .. }) => "secret unanswered".to_owned(),
+                Some(SecretFault::Forbidden { .. }) => "secret forbidden".to_owned(),
+                // What is wrong with a class or a Secret is wrong with this one.
+                _ => joined(errors),
+            },
+            Self::NoOwner => "no owner".to_owned(),
+            Self::Internal(_) => "internal".to_owned(),
+            Self::Late(_) => "late".to_owned(),
+        }
+    }
+
     /// Whether trying again soon may help. Otherwise somebody has to do something first.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Secrets(errors) => errors.iter().any(|error| passes(&error.fault)),
+            Self::Status(error) => !error.stays(),
+            Self::Pod(error) => error.code != 403,
             _ => true,
         }
     }

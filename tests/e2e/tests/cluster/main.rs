@@ -4,6 +4,7 @@
 mod classes;
 mod crds;
 mod events;
+mod faults;
 mod memory;
 mod relay;
 mod secrets;

@@ -1,7 +1,7 @@
 //! A stage whose driver has an API server.
 
 use crate::relay::Relay;
-use api_server::{ApiServer, Request};
+use api_server::{ApiServer, Gateway, Request};
 use e2e::{Call, Stage, StageOptions, can_mount, class};
 use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -20,13 +20,23 @@ pub const SECRET: &str = "objectName: secret1\nobjectType: secret";
 /// Long enough for a machine that does much else.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How the driver gets to its API server.
+#[derive(Clone, Copy)]
+enum Way {
+    Relay,
+    Gateway,
+}
+
 static SETTINGS: AtomicU32 = AtomicU32::new(0);
 
 /// API server, stage and driver. All tests of the process share the API server and the namespace `default`: each uses names of
 /// its own.
 pub struct Setting {
     pub server: Arc<ApiServer>,
+    /// The way of [`Setting::start`].
     pub relay: Relay,
+    /// The way of [`Setting::start_with_faults`].
+    pub gateway: Gateway,
     pub stage: Stage,
     pub client: kube::Client,
     /// The driver's service account, in namespace `kube-system`.
@@ -37,6 +47,15 @@ pub struct Setting {
 impl Setting {
     /// Puts all up. `None`, and a notice, where something is lacking.
     pub async fn start(arguments: &[&str]) -> Option<Self> {
+        Self::start_on(Way::Relay, arguments).await
+    }
+
+    /// The same with a way to the API server on which requests can be made to fail.
+    pub async fn start_with_faults(arguments: &[&str]) -> Option<Self> {
+        Self::start_on(Way::Gateway, arguments).await
+    }
+
+    async fn start_on(way: Way, arguments: &[&str]) -> Option<Self> {
         if !can_mount() {
             return None;
         }
@@ -47,9 +66,14 @@ impl Setting {
         let kubeconfig = server.kubeconfig_of("kube-system", &account).await.unwrap();
         let url = server.url();
         let relay = Relay::start(url.strip_prefix("https://").unwrap().parse().unwrap()).await;
+        let gateway = Gateway::start(&server).await.unwrap();
+        let by = match way {
+            Way::Relay => format!("https://{}", relay.address()),
+            Way::Gateway => gateway.url(),
+        };
         let text = std::fs::read_to_string(kubeconfig).unwrap();
         let own = tempfile::NamedTempFile::with_prefix("kubeconfig-").unwrap();
-        std::fs::write(&own, text.replace(&url, &format!("https://{}", relay.address()))).unwrap();
+        std::fs::write(&own, text.replace(&url, &by)).unwrap();
         let arguments =
             ["--enable-secret-rotation=true", "--rotation-poll-interval=1ms"].iter().chain(arguments);
         let options = StageOptions {
@@ -59,7 +83,7 @@ impl Setting {
         };
         let stage = Stage::start(options).await;
         stage.fill_vault();
-        Some(Self { server, relay, stage, client, account, _kubeconfig: own })
+        Some(Self { server, relay, gateway, stage, client, account, _kubeconfig: own })
     }
 
     pub fn pods(&self) -> Api<Pod> {
@@ -98,12 +122,17 @@ impl Setting {
         bindings.patch(&name, &apply, &Patch::Apply(binding)).await.unwrap();
     }
 
-    /// Creates a class that asks for the Secret `NAME-secret`.
+    /// Creates a class that asks for the Secret `NAME-secret`, with the key `username`.
     pub async fn create_class_with_secret(&self, name: &str) {
+        self.create_class_for(name, &format!("{name}-secret"), "username").await;
+    }
+
+    /// Creates a class that asks for this Secret, with this key.
+    pub async fn create_class_for(&self, name: &str, secret: &str, key: &str) {
         let mut class = self.class_object(name);
         class.data["spec"]["secretObjects"] = json!([{
-            "secretName": format!("{name}-secret"), "type": "Opaque",
-            "labels": {"environment": "test"}, "data": [{"objectName": "secret1", "key": "username"}],
+            "secretName": secret, "type": "Opaque",
+            "labels": {"environment": "test"}, "data": [{"objectName": "secret1", "key": key}],
         }]);
         self.classes().create(&PostParams::default(), &class).await.unwrap();
     }
