@@ -7,7 +7,7 @@ use crate::class::GROUP;
 use crate::csi::request::Pod;
 use crate::kubernetes::{code, said};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ObjectMeta, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectMeta, PostParams};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use vault::ObjectVersion;
@@ -242,6 +242,28 @@ pub fn as_owner(pod: &Pod, class: &str, uid: String) -> OwnerReference {
 }
 
 impl PodStatuses {
+    /// Whether any pod of a namespace, on whatever node, mounts a class.
+    ///
+    /// # Errors
+    /// [`kube::Error`]; then nobody knows.
+    pub async fn any_of(&self, namespace: &str, class: &str) -> Result<bool, kube::Error> {
+        let statuses: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind());
+        let ending = format!("-{namespace}-{class}");
+        let mut page = ListParams { limit: Some(500), ..ListParams::default() };
+        loop {
+            let list = statuses.list_metadata(&page).await?;
+            // Of a name that was too long the end is not known.
+            let counts = |name: &str| name.ends_with(&ending) || name.len() > LONGEST_NAME - 5;
+            if list.items.iter().any(|status| status.metadata.name.as_deref().is_some_and(counts)) {
+                return Ok(true);
+            }
+            page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
+            if page.continue_token.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+
     /// The UID of a status object, if there is one.
     ///
     /// # Errors

@@ -4,12 +4,15 @@
 use api_server::{ApiServer, Request};
 use csi_node::class::{SecretObject, SecretObjectData};
 use csi_node::csi::request::Pod;
-use csi_node::synced_secret::{Files, Options, SecretFault, Source, Synced, SyncedSecrets, Wanted};
+use csi_node::synced_secret::{self, Files, Options, SecretFault, Source, Synced, SyncedSecrets, Wanted};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ObjectMeta, Patch, PatchParams,
+    PostParams,
+};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,12 +40,20 @@ impl Bed {
     async fn node(&self, name: &str, check_every: Duration) -> SyncedSecrets {
         let role = Role {
             metadata: ObjectMeta { name: Some("sync".into()), ..ObjectMeta::default() },
-            rules: Some(vec![PolicyRule {
-                api_groups: Some(vec![String::new()]),
-                resources: Some(vec!["secrets".into()]),
-                verbs: ["get", "create", "patch"].map(str::to_owned).to_vec(),
-                ..PolicyRule::default()
-            }]),
+            rules: Some(vec![
+                PolicyRule {
+                    api_groups: Some(vec![String::new()]),
+                    resources: Some(vec!["secrets".into()]),
+                    verbs: ["get", "create", "patch"].map(str::to_owned).to_vec(),
+                    ..PolicyRule::default()
+                },
+                PolicyRule {
+                    api_groups: Some(vec!["secrets-store.csi.x-k8s.io".into()]),
+                    resources: Some(vec!["secretproviderclasspodstatuses".into()]),
+                    verbs: vec!["list".into()],
+                    ..PolicyRule::default()
+                },
+            ]),
         };
         let binding = RoleBinding {
             metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
@@ -115,7 +126,7 @@ impl Bed {
         let pod = self.pod(pod);
         let owners = [owner_of(owner)];
         let wanted =
-            Wanted { pod: &pod, class, secret_objects, files, source: Source::Vault, owners: &owners };
+            Wanted { pod: &pod, class, secret_objects, files, source: Source::NewVolume, owners: &owners };
         node.sync(wanted).await.into_iter().map(|one| one.map_err(|error| error.fault)).collect()
     }
 }
@@ -286,7 +297,7 @@ async fn only_a_change_is_written_and_what_others_have_added_stays() {
     assert_eq!(labels, ["environment", "hers", "secrets-store.csi.k8s.io/managed"]);
     let annotations: Vec<_> =
         after.metadata.annotations.as_ref().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(annotations, ["reloader"]);
+    assert_eq!(annotations, ["reloader", synced_secret::MADE_FROM]);
     assert_eq!(sync(&class, "2").await, Synced::Unchanged);
     assert_eq!(bed.get("s").await.metadata.resource_version, after.metadata.resource_version);
     bed.patch("s", "t", json!({"metadata": {"finalizers": null}})).await;
@@ -484,4 +495,88 @@ async fn two_classes_do_not_fight_over_a_secret() {
     assert_eq!(sync("twin-pod", "twin", "k", "5").await, Ok(Synced::Unchanged));
     assert_eq!(sync("twin-pod", "twin", "k", "6").await, Ok(Synced::Updated));
     assert_eq!(data(&bed.get("s").await), [("k", "6")].into());
+}
+
+/// Says that a pod mounts a class, as the driver on its node does.
+async fn mounts(bed: &Bed, pod: &str, class: &str) -> Api<DynamicObject> {
+    let kind = ApiResource {
+        plural: "secretproviderclasspodstatuses".into(),
+        ..ApiResource::from_gvk(&GroupVersionKind::gvk(
+            "secrets-store.csi.x-k8s.io",
+            "v1",
+            "SecretProviderClassPodStatus",
+        ))
+    };
+    let statuses = Api::namespaced_with(bed.server.client().await.unwrap(), &bed.namespace, &kind);
+    let mut status = DynamicObject::new(&format!("{pod}-{}-{class}", bed.namespace), &kind);
+    status.data = json!({"status": {"mounted": true}});
+    statuses.create(&PostParams::default(), &status).await.unwrap();
+    statuses
+}
+
+#[tokio::test]
+async fn two_classes_on_two_nodes_do_not_fight_over_a_secret() {
+    let Some(bed) = Bed::new("two-nodes").await else { return };
+    let old_node = bed.node("two-nodes-old", ALWAYS).await;
+    let new_node = bed.node("two-nodes-new", ALWAYS).await;
+    let sync = async |node: &SyncedSecrets, pod: &str, class: &str, key: &str, value: &str| {
+        let files = Files::from([("k", value.as_bytes())]);
+        bed.try_sync(node, pod, class, &[object("s", &[("k", key)])], &files, "rs").await.remove(0)
+    };
+    mounts(&bed, "old-pod", "old").await;
+    assert_eq!(sync(&old_node, "old-pod", "old", "k", "1").await, Ok(Synced::Created));
+    let statuses = mounts(&bed, "new-pod", "new").await;
+    assert_eq!(sync(&new_node, "new-pod", "new", "l", "2").await, Ok(Synced::Updated));
+    let before = bed.get("s").await;
+
+    // Over and over, also when the old class's content changes and when its driver starts anew.
+    let refused = Err(SecretFault::TwoClasses { other: "new".into() });
+    for value in ["1", "1", "3", "4"] {
+        assert_eq!(sync(&old_node, "old-pod", "old", "k", value).await, refused);
+        assert_eq!(sync(&new_node, "new-pod", "new", "l", "2").await, Ok(Synced::Unchanged));
+    }
+    let restarted = SyncedSecrets::new(
+        bed.server.client_as("two-nodes-old").await.unwrap(),
+        Options { check_every: ALWAYS },
+    );
+    let files = Files::from([("k", &b"5"[..])]);
+    let (pod, objects, owners) = (bed.pod("old-pod"), [object("s", &[("k", "k")])], [owner_of("rs")]);
+    for source in [Source::Vault, Source::Volume, Source::Vault] {
+        let wanted = Wanted {
+            pod: &pod,
+            class: "old",
+            secret_objects: &objects,
+            files: &files,
+            source,
+            owners: &owners,
+        };
+        assert_eq!(restarted.sync(wanted).await.remove(0).map_err(|error| error.fault), refused);
+    }
+    assert_eq!(bed.get("s").await.metadata.resource_version, before.metadata.resource_version);
+
+    // The pods of the new class are gone, from whatever node: what is left of it is no reason to hold back.
+    let name = format!("new-pod-{}-new", bed.namespace);
+    statuses.delete(&name, &DeleteParams::default()).await.unwrap();
+    assert_eq!(sync(&old_node, "old-pod", "old", "k", "6").await, Ok(Synced::Updated));
+    assert_eq!(data(&bed.get("s").await), [("k", "6")].into());
+}
+
+#[tokio::test]
+async fn a_secret_is_not_written_only_to_say_which_class_it_is_made_from() {
+    let Some(bed) = Bed::new("made-from").await else { return };
+    let node = bed.node("made-from-node", ALWAYS).await;
+    assert_eq!(bed.sync(&node, "p", "1", "rs").await, Synced::Created);
+    let made_from = |secret: &Secret| {
+        secret.metadata.annotations.clone().unwrap_or_default().remove(synced_secret::MADE_FROM)
+    };
+    let said = made_from(&bed.get("s").await).unwrap();
+    assert!(said.starts_with("class/"), "{said}");
+    // As an earlier version of this driver has made it.
+    let unsaid = json!({"metadata": {"annotations": {synced_secret::MADE_FROM: null}}});
+    bed.patch("s", synced_secret::FIELD_MANAGER, unsaid).await;
+    let before = bed.get("s").await;
+    assert_eq!(bed.sync(&node, "p", "1", "rs").await, Synced::Unchanged);
+    assert_eq!(bed.get("s").await.metadata.resource_version, before.metadata.resource_version);
+    assert_eq!(bed.sync(&node, "p", "2", "rs").await, Synced::Updated);
+    assert_eq!(made_from(&bed.get("s").await), Some(said));
 }

@@ -127,6 +127,8 @@ catalogue! {
 
     SYNC_SECRET_FAILURES = Own Counter "akv_csi_sync_secret_failures_total" []
         "Kubernetes Secrets that could not be brought up to date";
+    SECRET_CONFLICTS = Own Counter "akv_csi_secret_conflicts_total" ["class", "other"]
+        "Kubernetes Secrets that were left alone because another SecretProviderClass writes them too, with both classes' names";
     POD_STATUS = Own Counter "akv_csi_pod_status_total" ["outcome"]
         "SecretProviderClassPodStatus objects looked after: written, or unchanged where they said what they should";
     FOLLOW_UPS = Own Gauge "akv_csi_follow_ups_pending" []

@@ -1,8 +1,8 @@
 //! What is done at the API server for mounted volumes: synced Secrets, status objects, events.
 
 use super::catalogue::{
-    EVENTS_DROPPED, FOLLOW_UP_FAILURES, FOLLOW_UPS, POD_STATUS, SYNC_SECRET, SYNC_SECRET_DURATION,
-    SYNC_SECRET_FAILURES,
+    EVENTS_DROPPED, FOLLOW_UP_FAILURES, FOLLOW_UPS, POD_STATUS, SECRET_CONFLICTS, SYNC_SECRET,
+    SYNC_SECRET_DURATION, SYNC_SECRET_FAILURES,
 };
 use super::collect::{NO_LABELS, Scrape, counter, gauge};
 use super::labels::Bounded;
@@ -19,10 +19,19 @@ use std::time::Duration;
 
 /// More providers than any cluster has.
 const MOST_PROVIDERS: usize = 16;
+/// More classes in conflict than anybody looks at one by one.
+const MOST_CONFLICTS: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Provider {
     provider: Arc<str>,
+}
+
+/// Two classes, as namespace/name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Conflict {
+    class: Arc<str>,
+    other: Arc<str>,
 }
 
 /// Counts what is done for synced Secrets, and asks at each scrape what else has been done.
@@ -31,6 +40,8 @@ pub struct ObjectMetrics {
     providers: Bounded,
     synced: Family<Provider, Counter>,
     sync_failed: Counter,
+    classes: Bounded,
+    conflicts: Family<Conflict, Counter>,
     sync_took: Seconds,
     reporting: Arc<Watched>,
 }
@@ -53,6 +64,8 @@ impl ObjectMetrics {
             providers: Bounded::new(MOST_PROVIDERS),
             synced: to.driver(&SYNC_SECRET, Family::default()),
             sync_failed: to.own(&SYNC_SECRET_FAILURES, Counter::default()),
+            classes: Bounded::new(MOST_CONFLICTS),
+            conflicts: to.own(&SECRET_CONFLICTS, Family::default()),
             sync_took: to.driver(&SYNC_SECRET_DURATION, Seconds::new(SECONDS_OF_DRIVER)),
             reporting,
         };
@@ -69,6 +82,12 @@ impl ObjectMetrics {
     pub fn secret_synced(&self, provider: &str, took: Duration) {
         self.synced.get_or_create(&Provider { provider: self.providers.label(provider) }).inc();
         self.sync_took.observe(seconds(took));
+    }
+
+    /// One Kubernetes Secret of a class was left alone, because another class writes it too.
+    pub fn two_classes(&self, namespace: &str, class: &str, other: &str) {
+        let label = |class: &str| self.classes.label(&format!("{namespace}/{class}"));
+        self.conflicts.get_or_create(&Conflict { class: label(class), other: label(other) }).inc();
     }
 
     /// One Kubernetes Secret could not be brought up to date.

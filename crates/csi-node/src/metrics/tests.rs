@@ -46,6 +46,7 @@ fn eventful() -> Metrics {
     metrics.tokens.watch(identity::Tokens::new(identity::Config::new(http).unwrap()).unwrap());
     metrics.objects.secret_synced("azure", took);
     metrics.objects.secret_sync_failed();
+    metrics.objects.two_classes("shop", "old", "new");
     metrics
 }
 

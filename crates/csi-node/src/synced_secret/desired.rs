@@ -2,9 +2,10 @@
 
 use super::check::{self, TLS};
 use super::error::SecretFault;
-use super::{Files, MANAGED_LABEL};
+use super::{Files, MADE_FROM, MANAGED_LABEL};
 use crate::class::SecretObject;
 use base64::{Engine, prelude::BASE64_STANDARD};
+use ring::digest::{SHA256, digest};
 use ring::hmac;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +29,37 @@ pub(super) struct Desired {
 /// them, because it is made with a key that only this process has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint([u8; 32]);
+
+/// Stands for type, labels, annotations and keys of a [`Desired`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape(pub(super) u64);
+
+/// Which class a Secret was made from last, and what that makes of its files: the annotation [`MADE_FROM`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MadeFrom {
+    pub(super) class: String,
+    pub(super) shape: Shape,
+}
+
+impl MadeFrom {
+    /// Reads the annotation; `None` if it is none that this driver writes.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (class, shape) = text.rsplit_once('/')?;
+        Some(Self { class: class.to_owned(), shape: Shape(u64::from_str_radix(shape, 16).ok()?) })
+    }
+
+    /// Whether the two are classes that make different things of their files. Classes that make the same of the same objects
+    /// are no rivals: their values only come at different times.
+    pub(super) fn rivals(&self, other: &Self) -> bool {
+        self.class != other.class && self.shape != other.shape
+    }
+}
+
+impl fmt::Display for MadeFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:016x}", self.class, self.shape.0)
+    }
+}
 
 impl Desired {
     /// Makes a Secret of files.
@@ -72,32 +104,41 @@ impl Desired {
         }
         let mut labels = object.labels.clone();
         labels.insert(MANAGED_LABEL.to_owned(), "true".to_owned());
+        let mut annotations = object.annotations.clone();
+        annotations.remove(MADE_FROM);
         Ok(Self {
             name: object.secret_name.trim().to_owned(),
             kind: kind.to_owned(),
             labels,
-            annotations: object.annotations.clone(),
+            annotations,
             data: data.into_iter().map(|(key, (_, value))| (key, value)).collect(),
         })
     }
 
     /// What this content is remembered by.
     pub(super) fn fingerprint(&self, key: &hmac::Key) -> Fingerprint {
-        let values = self.data.values().map(|value| value.as_str());
-        self.signed(key, values)
-    }
-
-    /// The same without the values: what a class says, whatever the files hold.
-    pub(super) fn shape(&self, key: &hmac::Key) -> Fingerprint {
-        self.signed(key, std::iter::empty())
-    }
-
-    fn signed<'a>(&'a self, key: &hmac::Key, values: impl Iterator<Item = &'a str>) -> Fingerprint {
         let mut context = hmac::Context::with_key(key);
+        let values = self.data.values().map(|value| value.as_str());
+        self.each_part(values, |part| context.update(part));
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(context.sign().as_ref());
+        Fingerprint(fingerprint)
+    }
+
+    /// What the class makes of the files, whatever they hold. The same on every node, and nothing secret is in it.
+    pub(super) fn shape(&self) -> Shape {
+        let mut parts = Vec::new();
+        self.each_part(std::iter::empty(), |part| parts.extend_from_slice(part));
+        let mut shape = [0; 8];
+        shape.iter_mut().zip(digest(&SHA256, &parts).as_ref()).for_each(|(to, from)| *to = *from);
+        Shape(u64::from_be_bytes(shape))
+    }
+
+    fn each_part<'a>(&'a self, values: impl Iterator<Item = &'a str>, mut update: impl FnMut(&[u8])) {
         // Each part after its length, so that no two contents run together to the same bytes.
         let mut add = |part: &str| {
-            context.update(&part.len().to_be_bytes());
-            context.update(part.as_bytes());
+            update(&part.len().to_be_bytes());
+            update(part.as_bytes());
         };
         add(&self.kind);
         for map in [&self.labels, &self.annotations] {
@@ -109,9 +150,6 @@ impl Desired {
         }
         add(&self.data.len().to_string());
         self.data.keys().map(String::as_str).chain(values).for_each(add);
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(context.sign().as_ref());
-        Fingerprint(fingerprint)
     }
 }
 
@@ -218,7 +256,7 @@ mod tests {
             prop_assert_eq!(value(&first, "k"), &one[..]);
             prop_assert!(first.fingerprint(&key) == desired(&one, &label).fingerprint(&key));
             prop_assert_eq!(first.fingerprint(&key) == desired(&other, &label).fingerprint(&key), one == other);
-            prop_assert!(first.shape(&key) == desired(&other, &label).shape(&key));
+            prop_assert!(first.shape() == desired(&other, &label).shape());
             let longer = format!("{label}x");
             prop_assert!(first.fingerprint(&key) != desired(&one, &longer).fingerprint(&key));
         }

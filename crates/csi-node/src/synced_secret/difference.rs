@@ -5,6 +5,7 @@
 //! changed. Who changed what, the API server itself records (`managedFields`): each write of this driver, from whatever
 //! node, is under one name.
 
+use super::MADE_FROM;
 use super::desired::Desired;
 use super::live::{Change, Live, MetadataChange, Place, Writer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -52,7 +53,8 @@ pub(super) fn differences<'a>(desired: &'a Desired, live: &'a Live) -> Vec<Diffe
         }
         for (key, _) in there {
             let writer = live.writer(place, key);
-            if writer != Writer::Other && !wanted.iter().any(|(wanted, _)| *wanted == key) {
+            if writer != Writer::Other && key != MADE_FROM && !wanted.iter().any(|(wanted, _)| *wanted == key)
+            {
                 found.push(Difference { place, key, wanted: None, is_there: true, writer });
             }
         }
@@ -75,11 +77,13 @@ impl Difference<'_> {
     }
 }
 
-/// The write that brings about these differences and adds these owners. The owners there are stay, whoever added them.
+/// The write that brings about these differences and adds these owners. The owners there are stay, whoever added them. If
+/// the Secret is then all that a class makes it, the same write says so; for that alone nothing is written.
 pub(super) fn change<'a>(
     live: &'a Live,
     differences: &[Difference<'a>],
     new_owners: &[&'a OwnerReference],
+    made_from: Option<&'a str>,
 ) -> Change<'a> {
     let mut change = Change {
         metadata: MetadataChange {
@@ -99,6 +103,12 @@ pub(super) fn change<'a>(
     if !new_owners.is_empty() {
         let owners = live.owners().iter().chain(new_owners.iter().copied());
         change.metadata.owner_references = Some(owners.collect());
+    }
+    if !change.is_empty()
+        && let Some(made_from) = made_from
+        && !live.entries(Place::Annotations).contains(&(MADE_FROM, made_from))
+    {
+        change.metadata.annotations.insert(MADE_FROM, Some(made_from));
     }
     change
 }
@@ -154,7 +164,7 @@ mod tests {
     fn written(desired: &Desired, live: &Live, occasion: Occasion<'_>) -> serde_json::Value {
         let due: Vec<_> =
             differences(desired, live).into_iter().filter(|one| one.is_due(occasion, live)).collect();
-        json!(change(live, &due, &[]).data)
+        json!(change(live, &due, &[], Some("kv/1")).data)
     }
 
     const SAME: Occasion<'static> = Occasion::Check { written: Some("t1") };
@@ -222,7 +232,12 @@ mod tests {
         let mut live = live(&[], "t1");
         live.metadata.owner_references = Some(vec![OwnerReference { controller: Some(true), ..owner("a") }]);
         let new = owner("b");
-        let change = json!(change(&live, &[], &[&new]));
+        assert!(
+            change(&live, &[], &[], Some("kv/1")).is_empty(),
+            "for the annotation alone nothing is written"
+        );
+        let change = json!(change(&live, &[], &[&new], Some("kv/1")));
+        assert_eq!(change["metadata"]["annotations"][MADE_FROM], "kv/1");
         assert_eq!(change["metadata"]["resourceVersion"], "7");
         let owners = &change["metadata"]["ownerReferences"];
         assert_eq!((&owners[0]["uid"], &owners[0]["controller"]), (&json!("a"), &json!(true)));

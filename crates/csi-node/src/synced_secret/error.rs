@@ -169,8 +169,8 @@ pub enum SecretFault {
     },
     /// Another class writes the same Secret.
     #[error(
-        "SecretProviderClass {other} writes this Secret too, with other keys, labels or annotations, and did so last: give each class \
-         a secretName of its own"
+        "SecretProviderClass {other} writes this Secret too, with other keys, labels or annotations, and its volume is newer, so the \
+         Secret is left as {other} makes it: give each class a secretName of its own"
     )]
     TwoClasses {
         /// The class that wrote last.

@@ -1,7 +1,7 @@
 //! Secrets as the API server has them, and the four requests made about them.
 
-use super::desired::Desired;
-use super::{FIELD_MANAGER, MANAGED_LABEL};
+use super::desired::{Desired, MadeFrom};
+use super::{FIELD_MANAGER, MADE_FROM, MANAGED_LABEL};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use kube::api::{GetParams, Patch, PatchParams, PostParams};
@@ -94,6 +94,11 @@ impl Live {
             Place::Annotations => &self.metadata.annotations,
         };
         texts.iter().flatten().map(|(key, value)| (key.as_str(), value.as_str())).collect()
+    }
+
+    /// Which class it was made from last; `None` if the reference has made it, or an earlier version of this driver.
+    pub(super) fn made_from(&self) -> Option<MadeFrom> {
+        self.metadata.annotations.as_ref()?.get(MADE_FROM).and_then(|text| MadeFrom::parse(text))
     }
 
     pub(super) fn owners(&self) -> &[OwnerReference] {
@@ -200,6 +205,7 @@ impl Secrets {
         &self,
         namespace: &str,
         desired: &Desired,
+        made_from: &str,
         owners: &[OwnerReference],
     ) -> Result<Metadata, kube::Error> {
         #[derive(Serialize)]
@@ -217,9 +223,10 @@ impl Secrets {
             name: &'a str,
             namespace: &'a str,
             labels: &'a BTreeMap<String, String>,
-            annotations: &'a BTreeMap<String, String>,
+            annotations: BTreeMap<&'a str, &'a str>,
             owner_references: &'a [OwnerReference],
         }
+        let texts = desired.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let secret = Secret {
             api_version: "v1",
             kind: "Secret",
@@ -227,7 +234,7 @@ impl Secrets {
                 name: &desired.name,
                 namespace,
                 labels: &desired.labels,
-                annotations: &desired.annotations,
+                annotations: texts.chain([(MADE_FROM, made_from)]).collect(),
                 owner_references: owners,
             },
             r#type: &desired.kind,

@@ -2,7 +2,7 @@
 //!
 //! Nothing here must survive a restart, and no content is kept: only fingerprints.
 
-use super::desired::Fingerprint;
+use super::desired::{Fingerprint, MadeFrom};
 use crate::csi::request::Pod;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -40,8 +40,8 @@ pub(super) struct Volume {
 pub(super) struct Known {
     /// The Secret as it was last seen.
     pub(super) seen: Option<Seen>,
-    /// The class that last put its content into it from this node, and the shape of that.
-    pub(super) class: Option<(String, Fingerprint)>,
+    /// The class that last put its content into it from this node.
+    pub(super) made_from: Option<MadeFrom>,
     volumes: HashMap<Volume, Synced>,
 }
 
@@ -132,17 +132,16 @@ impl Known {
         }
     }
 
-    /// Another class than `class` that was last to write the Secret, in another shape, and still has volumes here. Classes
-    /// that make the same of the same objects are no rivals: their values only come at different times.
-    pub(super) fn rival_of(&self, class: &str, shape: Fingerprint) -> Option<&str> {
-        let (last, its_shape) = self.class.as_ref()?;
-        let differs = last != class && *its_shape != shape;
-        (differs && self.volumes.keys().any(|volume| volume.class == *last)).then_some(last)
+    /// A rival that was last to write the Secret, and still has volumes here.
+    pub(super) fn rival_of(&self, ours: &MadeFrom) -> Option<&str> {
+        let last = self.made_from.as_ref().filter(|last| last.rivals(ours))?;
+        self.volumes.keys().any(|volume| volume.class == last.class).then_some(&last.class)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::desired::Shape;
     use super::*;
 
     #[test]
@@ -170,12 +169,12 @@ mod tests {
 
     #[test]
     fn a_rival_is_another_class_that_wrote_something_else_last_and_is_still_there() {
-        let (one, other) = (Fingerprint::for_test(1), Fingerprint::for_test(2));
-        let mut known = Known { class: Some(("old".into(), one)), ..Known::default() };
-        assert_eq!(known.rival_of("new", other), None, "its volumes are gone");
-        known.synced(&Volume::new(&Pod::default(), "old"), one);
-        assert_eq!(known.rival_of("new", other), Some("old"));
-        assert_eq!(known.rival_of("new", one), None, "they agree");
-        assert_eq!(known.rival_of("old", other), None);
+        let from = |class: &str, shape| MadeFrom { class: class.into(), shape: Shape(shape) };
+        let mut known = Known { made_from: Some(from("old", 1)), ..Known::default() };
+        assert_eq!(known.rival_of(&from("new", 2)), None, "its volumes are gone");
+        known.synced(&Volume::new(&Pod::default(), "old"), Fingerprint::for_test(1));
+        assert_eq!(known.rival_of(&from("new", 2)), Some("old"));
+        assert_eq!(known.rival_of(&from("new", 1)), None, "they agree");
+        assert_eq!(known.rival_of(&from("old", 2)), None);
     }
 }

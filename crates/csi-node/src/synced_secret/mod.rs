@@ -21,6 +21,14 @@
 //!
 //! Which entries are ours is what `managedFields` is for: a key, label or annotation that a class no longer lists goes if our
 //! name, or that of the Secrets Store CSI Driver, is on it. So Secrets made by that driver are taken over as they are.
+//!
+//! # Two classes, one Secret
+//!
+//! That is a mistake in the classes, and no node alone can see it. So each Secret says which class it was made from last
+//! ([`MADE_FROM`]), and what that class makes of its files, as a hash of keys, labels and annotations. A new volume takes the
+//! Secret over. Where an older volume of another class then comes to look, it finds the other's name, and as long as pods
+//! somewhere mount that class it leaves the Secret alone and says so. So the Secret changes hands with a mount, and never because
+//! two nodes correct each other.
 
 mod check;
 mod desired;
@@ -34,7 +42,9 @@ pub use error::{SecretError, SecretFault};
 
 use crate::class::SecretObject;
 use crate::csi::request::Pod;
-use desired::{Desired, Fingerprint};
+use crate::kubernetes::said;
+use crate::pod_status::PodStatuses;
+use desired::{Desired, Fingerprint, MadeFrom};
 use difference::{Occasion, change, differences};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use live::{Live, Metadata, Secrets};
@@ -47,6 +57,9 @@ use std::time::{Duration, Instant};
 
 /// Marks the Secrets this driver, or the Secrets Store CSI Driver, may write.
 pub const MANAGED_LABEL: &str = "secrets-store.csi.k8s.io/managed";
+
+/// The annotation that says which class a Secret was made from last.
+pub const MADE_FROM: &str = "secrets-store.csi.k8s.io/made-from";
 
 /// The name our writes are recorded under in `managedFields`.
 pub const FIELD_MANAGER: &str = "akv-csi";
@@ -86,6 +99,8 @@ impl fmt::Debug for Wanted<'_> {
 /// Where a volume's files come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
+    /// From the vault, just now, for a volume that was mounted with them. Its class takes the Secret over, whoever had it.
+    NewVolume,
     /// From the vault, just now. If this is the first that is heard of the volume, its content is news.
     Vault,
     /// From the mounted volume, where they may have been for long. They are news to nobody: they are written where a Secret is
@@ -120,9 +135,11 @@ impl Default for Options {
 
 /// Keeps Secrets in step with files.
 ///
-/// Needs the RBAC rule `secrets: [get, create, patch]`, which the Helm value `syncSecret.enabled` grants.
+/// Needs the RBAC rule `secrets: [get, create, patch]`, which the Helm value `syncSecret.enabled` grants, and
+/// `secretproviderclasspodstatuses: [list]` to see whether a class is in use.
 pub struct SyncedSecrets {
     secrets: Secrets,
+    statuses: PodStatuses,
     options: Options,
     memory: Memory,
     random: SystemRandom,
@@ -145,7 +162,9 @@ impl SyncedSecrets {
             tracing::warn!("no random numbers for the fingerprints of Secrets");
         }
         let fingerprints = hmac::Key::new(hmac::HMAC_SHA256, &key);
-        Self { secrets: Secrets::new(client), options, memory: Memory::default(), random, fingerprints }
+        let statuses = PodStatuses::new(client.clone(), "");
+        let secrets = Secrets::new(client);
+        Self { secrets, statuses, options, memory: Memory::default(), random, fingerprints }
     }
 
     /// Brings the Secrets of one volume up to date. One result for each of its `secretObjects`, in their order: one that
@@ -204,7 +223,8 @@ impl SyncedSecrets {
         owners: &[OwnerReference],
     ) -> Result<Synced, SecretFault> {
         let desired = Desired::of(object, wanted.files)?;
-        let (content, shape) = (desired.fingerprint(&self.fingerprints), desired.shape(&self.fingerprints));
+        let content = desired.fingerprint(&self.fingerprints);
+        let made_from = MadeFrom { class: wanted.class.to_owned(), shape: desired.shape() };
         let namespace = wanted.pod.namespace.as_str();
         let volume = Volume::new(wanted.pod, wanted.class);
 
@@ -214,7 +234,7 @@ impl SyncedSecrets {
         known.speak_of(&volume);
         let before = known.content_of(&volume);
         let in_place = known.seen.as_ref().is_some_and(|seen| seen.content == Some(content));
-        if let Some(rival) = known.rival_of(wanted.class, shape)
+        if let Some(rival) = known.rival_of(&made_from)
             && before.is_some()
             && !in_place
         {
@@ -239,10 +259,13 @@ impl SyncedSecrets {
 
         let news = match (before, wanted.source) {
             (Some(before), _) => before != content,
-            (None, Source::Vault) => true,
+            (None, Source::NewVolume | Source::Vault) => true,
             (None, Source::Volume) => false,
         };
-        let outcome = self.reconcile(namespace, &desired, content, owners, news, &mut known).await?;
+        let takes_over = before.is_none() && wanted.source == Source::NewVolume;
+        let go =
+            Go { namespace, desired: &desired, content, owners, news, made_from: &made_from, takes_over };
+        let outcome = self.reconcile(go, &mut known).await?;
         if outcome != Synced::Unchanged {
             tracing::info!(
                 secret = %format_args!("{namespace}/{}", desired.name), pod = %wanted.pod, class = wanted.class,
@@ -250,13 +273,13 @@ impl SyncedSecrets {
             );
         }
         if known.seen.as_ref().is_some_and(|seen| seen.content == Some(content)) {
-            if let Some(rival) = known.rival_of(wanted.class, shape) {
+            if let Some(rival) = known.rival_of(&made_from) {
                 tracing::warn!(
                     secret = %format_args!("{namespace}/{}", desired.name), class = wanted.class, rival,
                     "two SecretProviderClasses write one Secret; this one's volume is newer and counts"
                 );
             }
-            known.class = Some((wanted.class.to_owned(), shape));
+            known.made_from = Some(made_from);
         }
         known.synced(&volume, content);
         Ok(outcome)
@@ -270,23 +293,16 @@ impl SyncedSecrets {
     }
 
     /// Looks at a Secret and writes what is due, until nobody comes in between.
-    async fn reconcile(
-        &self,
-        namespace: &str,
-        desired: &Desired,
-        content: Fingerprint,
-        owners: &[OwnerReference],
-        news: bool,
-        known: &mut Known,
-    ) -> Result<Synced, SecretFault> {
-        let name = desired.name.as_str();
+    async fn reconcile(&self, go: Go<'_>, known: &mut Known) -> Result<Synced, SecretFault> {
+        let Go { namespace, desired, content, owners, news, made_from, takes_over } = go;
+        let (name, origin) = (desired.name.as_str(), made_from.to_string());
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(self.pause(attempt)).await;
             }
             let live = self.secrets.get(namespace, name).await.map_err(|error| SecretFault::of(&error))?;
             let Some(live) = live else {
-                match self.secrets.create(namespace, desired, owners).await {
+                match self.secrets.create(namespace, desired, &origin, owners).await {
                     Ok(created) => {
                         known.seen = Some(seen(created, Some(content)));
                         return Ok(Synced::Created);
@@ -296,6 +312,15 @@ impl SyncedSecrets {
                 }
             };
             refuse(namespace, desired, &live)?;
+            if let Some(other) = live.made_from().filter(|other| other.rivals(made_from)) {
+                if !takes_over && self.is_in_use(namespace, &other.class).await {
+                    return Err(SecretFault::TwoClasses { other: other.class });
+                }
+                tracing::debug!(
+                    secret = %format_args!("{namespace}/{name}"), class = made_from.class, other = other.class,
+                    "this class takes the Secret over from another"
+                );
+            }
 
             let occasion = match &known.seen {
                 _ if news => Occasion::News,
@@ -312,7 +337,7 @@ impl SyncedSecrets {
                 .iter()
                 .filter(|owner| live.owners().iter().all(|live| live.uid != owner.uid))
                 .collect();
-            let change = change(&live, &due, &new_owners);
+            let change = change(&live, &due, &new_owners, content.is_some().then_some(origin.as_str()));
             if change.is_empty() {
                 known.seen = Some(seen(live.metadata, content));
                 return Ok(Synced::Unchanged);
@@ -333,6 +358,20 @@ impl SyncedSecrets {
         Err(SecretFault::Contended { attempts: ATTEMPTS })
     }
 
+    /// Whether pods mount a class, on whatever node. If that cannot be found out they do, as far as anybody can tell.
+    async fn is_in_use(&self, namespace: &str, class: &str) -> bool {
+        let answer = self.statuses.any_of(namespace, class).await;
+        answer.unwrap_or_else(|error| {
+            tracing::debug!(
+                namespace,
+                class,
+                error = said(&error),
+                "it is not known whether pods mount a class"
+            );
+            true
+        })
+    }
+
     /// How long to wait before another attempt: longer each time, and not as long as the other nodes.
     fn pause(&self, attempt: u32) -> Duration {
         let longest = (FIRST_PAUSE * 2u32.saturating_pow(attempt)).min(LONGEST_PAUSE);
@@ -340,6 +379,20 @@ impl SyncedSecrets {
         let _ = self.random.fill(&mut dice);
         longest / 2 + longest * u32::from(dice[0]) / 512
     }
+}
+
+/// What one go is to bring about.
+#[derive(Clone, Copy)]
+struct Go<'a> {
+    namespace: &'a str,
+    desired: &'a Desired,
+    content: Fingerprint,
+    owners: &'a [OwnerReference],
+    /// The content is new, so it is written over what there is.
+    news: bool,
+    made_from: &'a MadeFrom,
+    /// It may be written over what another class has made.
+    takes_over: bool,
 }
 
 /// The owners as they go into a Secret: each once, and none of them in control of it.

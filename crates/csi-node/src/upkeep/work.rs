@@ -261,7 +261,11 @@ impl Worker {
         };
         let files: Files<'_> =
             contents.iter().map(|file: &PayloadFile| (file.path().as_str(), file.contents())).collect();
-        let source = if progress.news.is_some() { Source::Vault } else { Source::Volume };
+        let source = match progress.news {
+            Some(Shown::Mounted) => Source::NewVolume,
+            Some(Shown::Rotated | Shown::Unchanged) => Source::Vault,
+            None => Source::Volume,
+        };
         let wanted =
             synced_secret::Wanted { pod, class, secret_objects: objects, files: &files, source, owners };
         let started = Instant::now();
@@ -286,6 +290,9 @@ impl Worker {
                 }
                 Err(error) => {
                     self.metrics.objects.secret_sync_failed();
+                    if let SecretFault::TwoClasses { other } = &error.fault {
+                        self.metrics.objects.two_classes(&pod.namespace, class, other);
+                    }
                     let reason =
                         if rotated { Reason::SecretRotationFailed } else { Reason::FailedToCreateSecret };
                     let text =

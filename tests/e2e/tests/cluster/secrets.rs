@@ -1,7 +1,7 @@
 //! Kubernetes Secrets made of a volume's files.
 
 use crate::setting::{Setting, wait};
-use e2e::VAULT;
+use e2e::{Scrape, VAULT};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
@@ -109,4 +109,50 @@ async fn a_secret_that_could_not_be_made_during_an_outage_is_made_after_it() {
     })
     .await;
     setting.wait_status("outage-other", "outage").await;
+}
+
+#[tokio::test]
+async fn two_drivers_whose_classes_write_one_secret_say_so_and_leave_it_at_rest() {
+    let address = e2e::free_address();
+    let Some(first) = Setting::start(&["--metrics-addr", &address]).await else { return };
+    let Some(second) = Setting::start(&[]).await else { return };
+    first.allow_secrets().await;
+    second.allow_secrets().await;
+    first.create_class_for("shared-old", "shared", "username").await;
+    second.create_class_for("shared-new", "shared", "login").await;
+    let old = first.pod("shared-old-web", "shared-old").await;
+    let new = second.pod("shared-new-web", "shared-new").await;
+    old.publish().await.unwrap();
+    new.publish().await.unwrap();
+    let taken_over = first.secrets().get("shared").await.unwrap();
+    assert_eq!(taken_over.data.as_ref().unwrap().keys().collect::<Vec<_>>(), ["login"]);
+
+    // The old one's content changes, again and again, and either driver looks after its volume.
+    for value in ["second", "third", "fourth"] {
+        first.stage.azure.vault(VAULT).set_secret("secret1", value).unwrap();
+        old.publish().await.unwrap();
+        assert_eq!(old.read("secret1"), value);
+        new.publish().await.unwrap();
+    }
+    let now = first.secrets().get("shared").await.unwrap();
+    assert_eq!(now.metadata.resource_version, taken_over.metadata.resource_version);
+    let told =
+        wait("the event", async || first.events("shared-old-web", "SecretRotationFailed").await.pop()).await;
+    let text = told.message.unwrap();
+    for part in
+        ["default/shared-old", "SecretProviderClass shared-new", "default/shared", "a secretName of its own"]
+    {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let conflicts =
+        r#"akv_csi_secret_conflicts_total{class="default/shared-old",other="default/shared-new"}"#;
+    assert!(Scrape::metrics(&address).await.value(conflicts).is_some_and(|count| count >= 3.0));
+    assert!(second.events("shared-new-web", "SecretRotationFailed").await.is_empty());
+
+    // Its pod is gone: the older volume's class has the Secret again.
+    second.delete_pod("shared-new-web", "shared-new").await;
+    first.stage.azure.vault(VAULT).set_secret("secret1", "fifth").unwrap();
+    old.publish().await.unwrap();
+    let back = first.secrets().get("shared").await.unwrap();
+    assert_eq!(back.data.as_ref().unwrap().keys().collect::<Vec<_>>(), ["username"]);
 }
