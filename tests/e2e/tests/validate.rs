@@ -1,6 +1,7 @@
 //! `akv-csi validate` on everything there is: what people deploy is left alone, what the driver refuses is found.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
+use e2e::transcript::Session;
 use e2e::{BAD_CLASSES, class_of, manifests, transcript, validate};
 use std::path::{Path, PathBuf};
 
@@ -74,8 +75,8 @@ fn the_exit_code_says_what_happened() {
     assert_eq!(run(&["--help"]), Some(0));
 }
 
-#[test]
-fn the_page_of_the_guide_says_what_the_command_says() {
+#[tokio::test]
+async fn the_page_of_the_guide_says_what_the_command_says() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/validate");
-    transcript::check(&root().join("docs/validate.md"), &folder, str::to_owned);
+    transcript::check(&root().join("docs/validate.md"), &Session::in_folder(&folder)).await;
 }
