@@ -12,6 +12,9 @@ pub const COMMIT: &str = match option_env!("AKV_CSI_GIT_COMMIT") {
     None => "",
 };
 
+/// The environment variable by which a DaemonSet says of which version's chart it is.
+pub const CHART_VERSION: &str = "AKV_CSI_CHART_VERSION";
+
 /// When it was built: the time of `SOURCE_DATE_EPOCH`, so that equal sources make equal binaries; empty without it.
 pub fn date() -> String {
     let seconds = option_env!("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());

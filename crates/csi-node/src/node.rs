@@ -1,6 +1,7 @@
 //! `akv-csi node`: puts the driver together from its flags, serves it, and takes it down in order.
 
 use crate::authority::ForLocalhost;
+use crate::build_info::CHART_VERSION;
 use crate::class::{ApiServer, Classes, Folder};
 use crate::cli::NodeArgs;
 use crate::csi::{IdentityService, NodeService};
@@ -213,6 +214,7 @@ async fn serve(
         health: Arc::clone(&health),
         // What comes before is this program and its subcommand.
         arguments: std::env::args_os().skip(2).map(|text| text.to_string_lossy().into_owned()).collect(),
+        chart: environment(CHART_VERSION),
     };
     tokio::spawn(async move {
         if let Err(error) = admin::serve(&admin_socket, admin_driver, about, verbosity, until).await {
@@ -284,7 +286,7 @@ async fn serve(
 }
 
 /// A variable of the environment, unless it is blank.
-fn environment(name: &str) -> Option<String> {
+pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 

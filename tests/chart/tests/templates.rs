@@ -325,6 +325,13 @@ fn the_arc_extensions_proxy_is_used_and_kept_in_secrets() {
 }
 
 #[test]
+fn the_driver_is_told_of_which_chart_it_is() {
+    let objects = rendered!("--set", "image.tag=9.9.9");
+    let chart = json!({"name": "AKV_CSI_CHART_VERSION", "value": env!("CARGO_PKG_VERSION")});
+    assert!(objects.container()["env"].as_array().unwrap().contains(&chart));
+}
+
+#[test]
 fn windows_gets_nothing() {
     let objects = rendered!("--set", "windows.enabled=true");
     assert_eq!(objects.all().iter().filter(|object| object["kind"] == "DaemonSet").count(), 1);

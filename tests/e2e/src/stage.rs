@@ -192,12 +192,13 @@ impl Stage {
         }
     }
 
-    /// Where the driver finds Azure.
+    /// Where the driver finds Azure, and what the manifests say of themselves.
     pub fn environment(&self) -> Vec<(String, String)> {
         vec![
             ("HTTPS_PROXY".to_owned(), self.proxy.url()),
             ("SSL_CERT_FILE".to_owned(), self.path("ca.pem").display().to_string()),
             ("AZURE_POD_IDENTITY_AUTHORITY_HOST".to_owned(), self.azure.imds_url().expect("IMDS is served")),
+            ("AKV_CSI_CHART_VERSION".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ]
     }
 

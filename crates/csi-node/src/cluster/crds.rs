@@ -32,9 +32,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 pub async fn apply(client: &Client) -> Result<Vec<String>, ClusterError> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let mut names = Vec::new();
-    for manifest in MANIFESTS {
-        let mut crd: CustomResourceDefinition =
-            serde_saphyr::from_str(manifest).map_err(|error| ClusterError::Manifest(error.to_string()))?;
+    for mut crd in built_in()? {
         crd.annotations_mut().insert(KEEP.0.to_owned(), KEEP.1.to_owned());
         let name = crd.name_any();
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
@@ -47,6 +45,17 @@ pub async fn apply(client: &Client) -> Result<Vec<String>, ClusterError> {
         wait_until_served(&api, name).await?;
     }
     Ok(names)
+}
+
+/// The definitions of this version, for classes and for status objects.
+///
+/// # Errors
+/// [`ClusterError::Manifest`].
+pub fn built_in() -> Result<Vec<CustomResourceDefinition>, ClusterError> {
+    let read = |manifest: &str| {
+        serde_saphyr::from_str(manifest).map_err(|error| ClusterError::Manifest(error.to_string()))
+    };
+    MANIFESTS.into_iter().map(read).collect()
 }
 
 async fn wait_until_served(api: &Api<CustomResourceDefinition>, name: &str) -> Result<(), ClusterError> {
@@ -96,10 +105,8 @@ mod tests {
 
     #[test]
     fn both_built_in_definitions_serve_the_versions_of_today() {
-        for (manifest, plural) in
-            MANIFESTS.iter().zip(["secretproviderclasses", "secretproviderclasspodstatuses"])
-        {
-            let crd: CustomResourceDefinition = serde_saphyr::from_str(manifest).unwrap();
+        let plurals = ["secretproviderclasses", "secretproviderclasspodstatuses"];
+        for (crd, plural) in built_in().unwrap().into_iter().zip(plurals) {
             assert_eq!(crd.name_any(), format!("{plural}.secrets-store.csi.x-k8s.io"));
             let served: Vec<_> =
                 crd.spec.versions.iter().filter(|v| v.served).map(|v| v.name.as_str()).collect();

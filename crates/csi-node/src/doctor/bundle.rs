@@ -3,6 +3,7 @@
 use super::Report;
 use super::context::Context;
 use super::proxy;
+use crate::build_info::VERSION;
 use crate::volume::mount_lines;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -86,10 +87,12 @@ pub(super) fn write(path: &Path, report: &Report, context: &Context) -> io::Resu
 
 fn versions(context: &Context) -> String {
     let kernel = rustix::system::uname();
-    let driver = context.status.as_ref().map_or("not running", |status| status.version.as_str());
+    let status = context.status.as_ref();
+    let driver = status.map_or("not running", |status| status.version.as_str());
+    let chart = status.ok().and_then(|status| status.chart_version.as_deref()).unwrap_or("not known");
     format!(
-        "akv-csi {}\ndriver {driver}\nkernel {} {} {}\n",
-        env!("CARGO_PKG_VERSION"),
+        "akv-csi {}\ndriver {driver}\nchart {chart}\nkernel {} {} {}\n",
+        VERSION,
         kernel.sysname().to_string_lossy(),
         kernel.release().to_string_lossy(),
         kernel.machine().to_string_lossy()

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::finding::{Check, Finding};
-use super::{network, within};
+use super::{crds, network, within};
 use crate::class::GROUP;
 use crate::cli::NodeArgs;
 use crate::error::chain;
@@ -14,9 +14,10 @@ use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec};
-use kube::Client;
 use kube::api::{Api, PostParams};
 use kube::client::Body;
+use kube::{Client, ResourceExt};
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 const APPLY: &str = "helm upgrade the chart, or kubectl apply -f the manifests of this version";
@@ -104,8 +105,8 @@ pub(super) async fn examine(context: &Context) -> Vec<Finding> {
         // One reason is enough; the rest would only repeat it.
         return findings;
     }
-    findings.push(csi_driver(context, client).await);
-    findings.push(custom_resources(context, client).await);
+    findings.extend(csi_driver(context, client).await);
+    findings.extend(crds::examine(context, client).await);
     findings.push(permissions(context, client).await);
     findings
 }
@@ -149,33 +150,74 @@ async fn api_server(context: &Context, client: &Client) -> Vec<Finding> {
     vec![finding, clock]
 }
 
-async fn csi_driver(context: &Context, client: &Client) -> Finding {
+async fn csi_driver(context: &Context, client: &Client) -> Vec<Finding> {
     let name = context.node.as_ref().map_or("", |node| node.driver_name.as_str());
     let (time, check) = (context.arguments.timeout, Check::Csidriver);
     let drivers: Api<CSIDriver> = Api::all(client.clone());
     match within(time, check, "reading the CSIDriver object", drivers.get(name)).await {
-        Err(finding) => finding,
+        Err(finding) => vec![finding],
         Ok(Ok(driver)) => {
             let rotation = context.node.as_ref().is_ok_and(|node| node.enable_secret_rotation.is_on());
-            let faults = faults_of(&driver.spec, rotation);
-            if faults.is_empty() {
-                Finding::ok(check, format!("CSIDriver {name} says what the driver needs"))
-            } else {
-                Finding::failed(check, format!("CSIDriver {name}: {}", faults.join("; ")), APPLY)
-            }
+            let chart = context.status.as_ref().ok().and_then(|status| status.chart_version.as_deref());
+            let mut findings = fields_of(name, &driver.spec, rotation);
+            findings.extend(owner_of(name, driver.labels(), chart));
+            findings
         }
-        Ok(Err(kube::Error::Api(status))) if status.code == 403 => Finding::skipped(
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => vec![Finding::skipped(
             check,
             "whoever runs this may not read CSIDriver objects",
             Some("grant get on csidrivers.storage.k8s.io, or use another --kubeconfig"),
-        ),
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Finding::failed(
+        )],
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => vec![Finding::failed(
             check,
             format!("there is no CSIDriver {name}: no pod can mount its volumes"),
             APPLY,
-        ),
-        Ok(Err(error)) => Finding::failed(check, chain(&error), APPLY),
+        )],
+        Ok(Err(error)) => vec![Finding::failed(check, chain(&error), APPLY)],
     }
+}
+
+/// What a CSIDriver object says against what the driver needs.
+fn fields_of(name: &str, spec: &CSIDriverSpec, rotation: bool) -> Vec<Finding> {
+    let check = Check::Csidriver;
+    let faults = faults_of(spec, rotation);
+    let mut findings = Vec::new();
+    if !faults.is_empty() {
+        findings.push(Finding::failed(check, format!("CSIDriver {name}: {}", faults.join("; ")), APPLY));
+    }
+    let policy = spec.fs_group_policy.as_deref().unwrap_or("ReadWriteOnceWithFSType");
+    if policy != "File" {
+        let text = format!(
+            "CSIDriver {name}: fsGroupPolicy is {policy}, not File: a kubelet that does not hand a pod's fsGroup to the driver \
+             leaves the files to root"
+        );
+        findings.push(Finding::warning(check, text, APPLY));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok(check, format!("CSIDriver {name} says what the driver needs")));
+    }
+    findings
+}
+
+/// Whose the CSIDriver object is by its labels. It is one object for the cluster, so it shows a release that was left behind, and
+/// an upgrade that has not come to this node.
+fn owner_of(name: &str, labels: &BTreeMap<String, String>, chart: Option<&str>) -> Option<Finding> {
+    let check = Check::Version;
+    if let Some(other) = labels.get("helm.sh/chart").filter(|label| !label.starts_with("akv-csi-")) {
+        return Some(Finding::warning(
+            check,
+            format!("CSIDriver {name} belongs to the chart {other}, not to akv-csi's"),
+            "take that release over with helm upgrade, as docs/migration.md says; uninstalling it would take the object away",
+        ));
+    }
+    let (object, chart) = (labels.get("app.kubernetes.io/version")?, chart?);
+    (object != chart).then(|| {
+        Finding::warning(
+            check,
+            format!("the cluster's objects are of chart {object}, and this node's driver was started by chart {chart}"),
+            "see whether the DaemonSet's update gets on: kubectl -n kube-system rollout status daemonset/secrets-store-csi-driver",
+        )
+    })
 }
 
 /// What a CSIDriver object lacks.
@@ -204,35 +246,6 @@ fn faults_of(spec: &CSIDriverSpec, rotation: bool) -> Vec<String> {
         ));
     }
     faults
-}
-
-/// By discovery, which every authenticated caller may use.
-async fn custom_resources(context: &Context, client: &Client) -> Finding {
-    let (time, check) = (context.arguments.timeout, Check::Crds);
-    let version = format!("{GROUP}/v1");
-    let wanted = ["secretproviderclasses", "secretproviderclasspodstatuses"];
-    match within(time, check, "asking for the custom resources", client.list_api_group_resources(&version))
-        .await
-    {
-        Err(finding) => finding,
-        Ok(Ok(list)) => {
-            let has = |name: &&str| list.resources.iter().any(|resource| resource.name == **name);
-            let missing: Vec<&str> = wanted.iter().filter(|name| !has(name)).copied().collect();
-            if missing.is_empty() {
-                Finding::ok(check, format!("{} are served as {version}", wanted.join(" and ")))
-            } else {
-                Finding::failed(
-                    check,
-                    format!("{version} lacks {}", missing.join(" and ")),
-                    "kubectl apply -f deploy/crds",
-                )
-            }
-        }
-        Ok(Err(error)) => {
-            let text = format!("{version} is not served: {}", chain(&error));
-            Finding::failed(check, text, "kubectl apply -f deploy/crds")
-        }
-    }
 }
 
 async fn permissions(context: &Context, client: &Client) -> Finding {
@@ -297,12 +310,14 @@ async fn permissions(context: &Context, client: &Client) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding::Verdict;
     use super::*;
 
     fn spec(change: serde_json::Value) -> CSIDriverSpec {
         let mut spec = serde_json::json!({
             "podInfoOnMount": true, "attachRequired": false, "requiresRepublish": true,
-            "volumeLifecycleModes": ["Ephemeral"], "tokenRequests": [{"audience": AUDIENCE_PUBLIC}],
+            "volumeLifecycleModes": ["Ephemeral"], "fsGroupPolicy": "File",
+            "tokenRequests": [{"audience": AUDIENCE_PUBLIC}],
         });
         if let serde_json::Value::Object(change) = change {
             for (key, value) in change {
@@ -327,5 +342,32 @@ mod tests {
             assert!(faults.len() == 1 && faults[0].contains(words), "{faults:?}");
         }
         assert!(faults_of(&spec(serde_json::json!({"requiresRepublish": false})), false).is_empty());
+    }
+
+    #[test]
+    fn another_fs_group_policy_is_worth_a_look() {
+        let verdicts =
+            |change| fields_of("d", &spec(change), true).into_iter().map(|f| f.verdict).collect::<Vec<_>>();
+        assert_eq!(verdicts(serde_json::json!({})), [Verdict::Ok]);
+        assert_eq!(verdicts(serde_json::json!({"fsGroupPolicy": null})), [Verdict::Warning]);
+        assert_eq!(
+            verdicts(serde_json::json!({"fsGroupPolicy": "None", "podInfoOnMount": false})),
+            [Verdict::Failed, Verdict::Warning]
+        );
+    }
+
+    #[test]
+    fn the_objects_labels_show_another_release_and_an_upgrade_under_way() {
+        let owner = |labels: &[(&str, &str)], chart| {
+            let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            owner_of("d", &labels, chart).map(|finding| finding.text)
+        };
+        let version = ("app.kubernetes.io/version", "2.0.0");
+        assert_eq!(owner(&[("helm.sh/chart", "akv-csi-2.0.0"), version], Some("2.0.0")), None);
+        assert_eq!(owner(&[version], None), None);
+        let text = owner(&[version], Some("1.0.0")).unwrap();
+        assert!(text.contains("chart 2.0.0") && text.contains("started by chart 1.0.0"), "{text}");
+        let text = owner(&[("helm.sh/chart", "secrets-store-csi-driver-1.5.4")], Some("1.0.0")).unwrap();
+        assert!(text.contains("secrets-store-csi-driver-1.5.4"), "{text}");
     }
 }

@@ -8,6 +8,7 @@ mod bundle;
 mod case;
 mod cluster;
 mod context;
+mod crds;
 mod finding;
 mod network;
 mod node;
@@ -15,6 +16,7 @@ mod proxy;
 mod report;
 mod tls;
 mod tokens;
+mod versions;
 mod workload;
 
 pub use finding::{Check, Finding, Verdict};
@@ -44,7 +46,7 @@ const UNITS: [Unit; 5] = [
         work: |context| Box::pin(async move { node::mounts(&context).await }),
     },
     Unit {
-        checks: &[Check::Apiserver, Check::Csidriver, Check::Crds, Check::Rbac, Check::Clock],
+        checks: &[Check::Apiserver, Check::Csidriver, Check::Version, Check::Crds, Check::Rbac, Check::Clock],
         work: |context| Box::pin(async move { cluster::examine(&context).await }),
     },
     Unit { checks: &[Check::Imds], work: |context| Box::pin(async move { network::imds(&context).await }) },

@@ -2,6 +2,8 @@
 
 use super::context::Context;
 use super::finding::{Check, Finding};
+use super::versions;
+use crate::build_info::CHART_VERSION;
 use crate::cli::terminal::span;
 use crate::health::Registration;
 use crate::registration;
@@ -32,11 +34,15 @@ pub(super) fn driver(context: &Context) -> Vec<Finding> {
                         inside another pod, look at single things with --only";
             let unknown =
                 "the driver does not answer, so it does not say whether the kubelet has registered it";
-            return vec![
+            let mut findings = vec![
                 Finding::failed(Check::Driver, error, cure),
                 socket(context, &name)
                     .unwrap_or_else(|| Finding::skipped(Check::Registration, unknown, None)),
             ];
+            // In its container, the environment says what the driver would.
+            let chart = crate::node::environment(CHART_VERSION);
+            findings.extend(chart.iter().flat_map(|chart| versions::compare(None, Some(chart))));
+            return findings;
         }
     };
     let uptime = span(Duration::from_secs(status.uptime_seconds));
@@ -71,16 +77,7 @@ pub(super) fn driver(context: &Context) -> Vec<Finding> {
             )
         }),
     });
-    let own = env!("CARGO_PKG_VERSION");
-    findings.push(if status.version == own {
-        Finding::ok(Check::Version, format!("driver and doctor are both {own}"))
-    } else {
-        Finding::warning(
-            Check::Version,
-            format!("the driver is {}, this program is {own}", status.version),
-            "use the akv-csi in the driver's own container: kubectl exec … -c secrets-store -- akv-csi doctor",
-        )
-    });
+    findings.extend(versions::compare(Some(&status.version), status.chart_version.as_deref()));
     findings
 }
 

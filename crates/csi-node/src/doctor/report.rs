@@ -1,6 +1,7 @@
 //! The report: lines while it is being made, a sum at the end.
 
 use super::finding::{Finding, Verdict};
+use crate::build_info::VERSION;
 use crate::cli::Terminal;
 use crate::cli::terminal::Tone;
 use serde::Serialize;
@@ -26,7 +27,7 @@ impl Report {
     /// A report of these findings.
     pub fn new(findings: Vec<Finding>) -> Self {
         Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: VERSION,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             healthy: findings.iter().all(|finding| finding.verdict != Verdict::Failed),
             findings,

@@ -1,6 +1,7 @@
 //! The answer of the operator's socket to `GET /v1/volumes`. Its JSON is for programs, so fields are added and never renamed.
 
 use super::ledger::{Entry, IdentityKind};
+use crate::build_info::VERSION;
 use crate::driver::{Driver, Selection};
 use crate::health::{Health, Registration};
 use crate::rotation::Schedule;
@@ -26,6 +27,8 @@ pub struct About {
     pub health: Arc<Health>,
     /// Its command line behind `akv-csi node`.
     pub arguments: Vec<String>,
+    /// Version of the chart that its DaemonSet was made from.
+    pub chart: Option<String>,
 }
 
 /// One node's driver and its volumes.
@@ -34,6 +37,9 @@ pub struct About {
 pub struct NodeStatus {
     /// Version of the driver.
     pub version: String,
+    /// Version of the chart that its DaemonSet was made from, where that says it.
+    #[serde(default)]
+    pub chart_version: Option<String>,
     /// Name of the node.
     pub node: String,
     /// Name of the driver.
@@ -218,7 +224,8 @@ impl NodeStatus {
         let stats = driver.tokens().stats();
         let vault = driver.vault();
         Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
+            chart_version: about.chart.clone(),
             node: about.node.clone(),
             driver: about.driver_name.clone(),
             started_at: moment(about.started),

@@ -265,6 +265,7 @@ mod tests {
     fn status(volumes: Vec<VolumeStatus>) -> NodeStatus {
         NodeStatus {
             version: "1.2.3".into(),
+            chart_version: None,
             node: "node-1".into(),
             driver: "secrets-store.csi.k8s.io".into(),
             started_at: String::new(),

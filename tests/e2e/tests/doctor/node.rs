@@ -89,3 +89,32 @@ async fn a_driver_that_is_gone_and_a_folder_that_is_not_shared_are_told() {
     );
     examined.assert_failed("propagation", &["is not shared"], &["mountPropagation: Bidirectional"]);
 }
+
+#[tokio::test]
+async fn a_chart_of_another_version_is_told() {
+    if !can_mount() {
+        return;
+    }
+    let stage = Stage::set(StageOptions::default()).await;
+    let chart = |version: &str| [("AKV_CSI_CHART_VERSION".to_owned(), version.to_owned())];
+    let driver = stage.start_unregistered(&DriverProcess::binary(), chart("9.9.9")).await;
+    let examined = examine(&stage, &["--only", "version"], &[]).await;
+    let told = examined.of("version");
+    assert_eq!((examined.code, told.len(), told[0].0), (0, 1, "warning"), "{told:?}");
+    let own = env!("CARGO_PKG_VERSION");
+    assert!(
+        told[0].1.contains(&format!("the chart is 9.9.9, and the image that it runs is {own}")),
+        "{told:?}"
+    );
+    assert!(told[0].2.contains(&format!("helm upgrade to chart {own}")), "{told:?}");
+    driver.terminate().await;
+
+    // Manifests of somebody else's say nothing.
+    let driver = stage.start_unregistered(&DriverProcess::binary(), chart("")).await;
+    let examined = examine(&stage, &["--only", "version"], &[]).await;
+    assert_eq!(
+        examined.of("version").into_iter().map(|found| found.0).collect::<Vec<_>>(),
+        ["ok", "skipped"]
+    );
+    driver.terminate().await;
+}
