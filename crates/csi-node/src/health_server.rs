@@ -1,6 +1,7 @@
 //! `/healthz` and `/readyz` over HTTP, for probes of the pod.
 
 use crate::health::Health;
+use crate::listener::{self, Limits};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -18,13 +19,14 @@ pub async fn serve(
     health: Arc<Health>,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let listener = crate::listener::bind(address).await?;
+    let listener = listener::bind(address).await?;
     tracing::info!(%address, "serving /healthz and /readyz");
     let router = Router::new()
         .route("/healthz", get(|State(health): State<Arc<Health>>| async move { answer(health.liveness()) }))
         .route("/readyz", get(|State(health): State<Arc<Health>>| async move { answer(health.readiness()) }))
         .with_state(health);
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    listener::serve(listener, router, Limits::PROBES, stop).await;
+    Ok(())
 }
 
 fn answer(state: Result<(), String>) -> (StatusCode, String) {

@@ -16,7 +16,7 @@
 //! * [`targets`] lets one call at a time work on a target path.
 //! * [`node`] puts the process together from the flags in [`cli`]; [`http`], [`kubernetes`], [`health`], [`health_server`], [`hardening`] and [`telemetry`] are
 //!   its parts.
-//! * [`metrics`] counts and is scraped, on a port that [`listener`] binds.
+//! * [`metrics`] counts and is scraped, on a port that [`listener`] keeps within bounds.
 //! * [`admin`] is the operator's socket, [`status`] what it tells of the volumes, [`doctor`] tries out what a mount needs;
 //!   [`startup_taint`] lets pods onto a fresh node when it is ready.
 //!   its parts. [`build_info`] says which build it is.

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use azure_emulator::{FaultRule, Service};
-use e2e::{Call, Scrape, Stage, StageOptions, VAULT, can_mount, class, free_address};
+use e2e::{Call, Scrape, Stage, StageOptions, Usage, VAULT, can_mount, class, free_address};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 const SECRET: &str = "objectName: secret1\nobjectType: secret";
 
@@ -116,4 +118,32 @@ async fn a_taken_port_does_not_stop_the_driver_and_is_served_when_it_is_free() {
     drop(taken);
     let scrape = Scrape::metrics(&address).await;
     assert_eq!(scrape.value(r#"node_publish_total{os_type="linux",provider="azure"}"#), Some(1.0));
+}
+
+#[tokio::test]
+async fn slow_clients_cost_the_driver_little_and_keep_nobody_out() {
+    if !can_mount() {
+        return;
+    }
+    let (health, metrics) = (free_address(), free_address());
+    let flags = [format!("--health-addr={health}"), format!("--metrics-addr={metrics}")];
+    let stage = Stage::start(StageOptions { arguments: arguments(&flags), ..StageOptions::default() }).await;
+    Scrape::metrics(&metrics).await;
+    let pid = stage.driver.as_ref().unwrap().pid();
+    let before = Usage::of(pid);
+    let mut slow = Vec::new();
+    for address in [&health, &metrics].into_iter().cycle().take(1000) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Whoever came too early has been hung up on by now, which is no matter here.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ").await;
+        slow.push(stream);
+    }
+    let probe = Scrape::get(&health, "/healthz", "*/*").await.unwrap();
+    assert!(probe.head.starts_with("HTTP/1.0 200"), "{}", probe.head);
+    assert!(Scrape::metrics(&metrics).await.body.contains("akv_csi_build_info"));
+    let after = Usage::of(pid);
+    let more = after.descriptors.saturating_sub(before.descriptors);
+    assert!(more <= 2 * 32 + 8, "{} descriptors, and {} before", after.descriptors, before.descriptors);
+    let grown = after.memory_kib.saturating_sub(before.memory_kib);
+    assert!(grown < 4 * 1024, "{grown} KiB more");
 }

@@ -1,7 +1,7 @@
 //! `/metrics` over HTTP.
 
 use super::{Format, Metrics};
-use crate::listener;
+use crate::listener::{self, Limits};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
@@ -39,9 +39,7 @@ pub async fn serve(
         }
     };
     tracing::info!(%address, "serving /metrics");
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
-        tracing::error!(%address, %error, "metrics are not served any more");
-    }
+    listener::serve(listener, router, Limits::PROBES, stop).await;
 }
 
 async fn answer(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> impl IntoResponse {
