@@ -255,8 +255,11 @@ impl Cluster {
         self.apply_all(namespace, &manifests::documents(manifest)).await;
     }
 
-    /// Applies objects. Definitions of kinds are there at once, and served a moment later; so this tries again.
+    /// Applies objects. Definitions of kinds are there at once, and served a moment later; so this tries again. All that cases
+    /// apply is to mount in the end, so `akv-csi validate` must not call it wrong.
     pub async fn apply_all(&self, namespace: &str, objects: &[Value]) {
+        let texts: Vec<String> = objects.iter().map(Value::to_string).collect();
+        assert_eq!(e2e::faults(&texts), Vec::<String>::new(), "in {texts:#?}");
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
         let mut arguments = vec!["apply", "--server-side", "--force-conflicts", "--filename=-"];
         if !namespace.is_empty() {

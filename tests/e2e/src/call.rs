@@ -1,5 +1,6 @@
 //! One volume's calls, made by hand: for tests that send what the kubelet would not, or look at one call alone.
 
+use crate::prediction::Prediction;
 use crate::{DRIVER_NAME, Stage, VAULT};
 use kubelet::CsiClient;
 use proto::csi::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
@@ -23,6 +24,7 @@ pub struct Call {
     /// The request as it will be sent.
     pub request: NodePublishVolumeRequest,
     client: CsiClient,
+    classes: PathBuf,
 }
 
 impl Call {
@@ -58,7 +60,8 @@ impl Call {
             secrets: [(kubelet::TOKENS_KEY.to_owned(), tokens(stage, namespace, service_account))].into(),
             ..NodePublishVolumeRequest::default()
         };
-        Self { request, client: CsiClient::new(stage.socket()).with_deadline(Duration::from_secs(120)) }
+        let client = CsiClient::new(stage.socket()).with_deadline(Duration::from_secs(120));
+        Self { request, client, classes: stage.path("classes") }
     }
 
     /// Sets the pod's `fsGroup`.
@@ -79,12 +82,12 @@ impl Call {
         self
     }
 
-    /// Sends the publish request.
+    /// Sends the publish request, and sees that `akv-csi validate` foretells the answer.
     ///
     /// # Errors
     /// What the driver answers.
     pub async fn publish(&self) -> Result<(), Status> {
-        self.client.publish(self.request.clone()).await
+        self.publish_by(&self.client).await
     }
 
     /// Sends the publish request with another deadline than the kubelet's two minutes.
@@ -92,7 +95,16 @@ impl Call {
     /// # Errors
     /// What the driver answers, or `DeadlineExceeded`.
     pub async fn publish_within(&self, deadline: Duration) -> Result<(), Status> {
-        self.client.clone().with_deadline(deadline).publish(self.request.clone()).await
+        self.publish_by(&self.client.clone().with_deadline(deadline)).await
+    }
+
+    async fn publish_by(&self, client: &CsiClient) -> Result<(), Status> {
+        let prediction = Prediction::of(&self.request, &self.classes);
+        let answer = client.publish(self.request.clone()).await;
+        if let Some(prediction) = prediction {
+            prediction.compare(&self.request, &self.classes, &answer);
+        }
+        answer
     }
 
     /// Unpublishes the volume.

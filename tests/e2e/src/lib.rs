@@ -6,7 +6,8 @@
 //! * [`Pod`] is a pod's volume and what its containers see of it; [`Content`] is what that should be.
 //! * [`Provider`] is a provider in a process of its own, as other secret stores have.
 //! * [`Seed`] and [`Random`] make random tests repeatable.
-//! * [`BAD_CLASSES`] have one mistake each; [`validate`] is `akv-csi validate`; [`transcript`] runs the commands of the guide.
+//! * [`BAD_CLASSES`] have one mistake each; [`validate`] is `akv-csi validate`, whose word
+//!   every [`Call`] is held against; [`transcript`] runs the commands of the guide.
 //! * [`Scrape`] is what a scraper of metrics gets.
 //! * [`manifests`] are the YAML files people deploy, with their placeholders filled.
 #![allow(
@@ -24,6 +25,7 @@ mod driver_process;
 pub mod manifests;
 mod mounts;
 mod pod;
+mod prediction;
 mod process_usage;
 mod provider;
 mod random;
@@ -39,6 +41,7 @@ pub use call::{Call, can_mount, class, class_of, tokens};
 pub use driver_process::DriverProcess;
 pub use mounts::{MountPoint, mounts_below};
 pub use pod::{Content, Pod, SECRETS, fill_secrets};
+pub use prediction::faults;
 pub use process_usage::Usage;
 pub use provider::{Asked, Provider};
 pub use random::{Random, Seed, setting};

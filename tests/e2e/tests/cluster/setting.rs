@@ -135,6 +135,15 @@ impl Setting {
             "labels": {"environment": "test"}, "data": [{"objectName": "secret1", "key": key}],
         }]);
         self.classes().create(&PostParams::default(), &class).await.unwrap();
+        self.foretell(name).await;
+    }
+
+    /// Puts a class beside the stage's files, where calls look for what validation has to say of it.
+    async fn foretell(&self, class: &str) {
+        let class_object = self.classes().get(class).await.unwrap();
+        // A class may have a longer name than a file.
+        let file: String = class.chars().take(200).collect();
+        self.stage.deploy(&file, &serde_json::to_string(&class_object).unwrap());
     }
 
     pub fn secrets(&self) -> Api<Secret> {
@@ -149,12 +158,14 @@ impl Setting {
     /// Creates a class.
     pub async fn create_class(&self, name: &str) {
         self.classes().create(&PostParams::default(), &self.class_object(name)).await.unwrap();
+        self.foretell(name).await;
     }
 
     /// Changes a parameter of a class.
     pub async fn set_parameter(&self, class: &str, name: &str, value: &str) {
         let patch = Patch::Merge(json!({"spec": {"parameters": {name: value}}}));
         self.classes().patch(class, &PatchParams::default(), &patch).await.unwrap();
+        self.foretell(class).await;
     }
 
     /// Creates a pod, and the calls for its volume of this class.
