@@ -17,6 +17,7 @@ test: prepare
 	$(CARGO) build --workspace --bins
 	hack/as-mounter.sh --if-possible $(CARGO) test --workspace
 	hack/csi-sanity.sh
+	hack/sarif-check.sh
 	hack/sdk-check.sh
 	hack/observability.sh
 
