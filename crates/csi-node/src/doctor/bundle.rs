@@ -53,7 +53,12 @@ const VARIABLES: [&str; 6] = [
     "KUBERNETES_SERVICE_PORT",
 ];
 
-/// Writes the bundle, readable by its owner alone, and says what is in it.
+/// Whether the bundle goes to the standard output: an image without a shell has no program that would carry a file out.
+pub(super) fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Writes the bundle, as a file readable by its owner alone or to the standard output, and says what is in it.
 ///
 /// # Errors
 /// When the file exists already or cannot be written.
@@ -71,7 +76,11 @@ pub(super) fn write(path: &Path, report: &Report, context: &Context) -> io::Resu
         ("environment.txt", lines(environment())),
         ("mounts.txt", lines(mount_lines().unwrap_or_else(|error| vec![error.to_string()]))),
     ];
-    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let out: Box<dyn Write> = if is_stdout(path) {
+        Box::new(io::stdout().lock())
+    } else {
+        Box::new(OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?)
+    };
     let mut archive = tar::Builder::new(GzEncoder::new(out, Compression::default()));
     for (name, text) in &files {
         let text = without_tokens(text);

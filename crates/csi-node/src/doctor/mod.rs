@@ -59,7 +59,9 @@ const UNITS: [Unit; 5] = [
 /// Runs `akv-csi doctor`. Exit code 1 when something failed.
 pub async fn run(arguments: DoctorArgs) -> ExitCode {
     let terminal = Terminal::of_stdout();
-    let people = arguments.output == OutputFormat::Table;
+    // A bundle on the standard output has all that would be said there.
+    let silent = arguments.bundle.as_deref().is_some_and(bundle::is_stdout);
+    let people = arguments.output == OutputFormat::Table && !silent;
     let progress = Progress { shown: people && std::io::stderr().is_terminal() };
     progress.show("the driver");
     let (only, bundle, output) = (arguments.only.clone(), arguments.bundle.clone(), arguments.output);
@@ -97,6 +99,7 @@ pub async fn run(arguments: DoctorArgs) -> ExitCode {
     }
     let report = Report::new(findings);
     match output {
+        _ if silent => {}
         OutputFormat::Table => print(&format!("\n{}", report.sum(&terminal))),
         OutputFormat::Json => match serde_json::to_string_pretty(&report) {
             Ok(text) => print(&text),

@@ -56,6 +56,18 @@ async fn the_bundle_has_what_support_needs_and_no_secret() {
         assert!(!all.contains(canary), "{canary} shows in {all}");
     }
 
+    // An image without a shell has nothing to carry a file out with.
+    let mut command = Command::new(DriverProcess::binary());
+    let endpoint = format!("unix://{}", stage.socket().display());
+    command.args(["doctor", "--only", "driver,kernel", "--bundle", "-", "--endpoint", &endpoint]);
+    let output = command.env_clear().envs(stage.environment()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let piped = stage.path("piped.tar.gz");
+    std::fs::write(&piped, output.stdout).unwrap();
+    let listed = Command::new("tar").arg("-tzf").arg(&piped).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.lines().count() == 6 && listed.contains("akv-csi-doctor/doctor.json"), "{listed}");
+
     // What is there already is not written over.
     let again = examine(&stage, &["--only", "kernel", "--bundle", &path], &[]).await;
     assert_eq!(again.code, 1);
