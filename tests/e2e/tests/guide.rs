@@ -1,7 +1,7 @@
 //! The reference pages of the guide: made from the code, and checked against it. `UPDATE_DOCS=1` rewrites them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use csi_node::cli::Cli;
+use csi_node::cli::{Cli, LESSONS};
 use csi_node::parameters::PARAMETERS;
 use csi_node::validate::finding::Rule;
 use e2e::transcript::settle;
@@ -35,7 +35,7 @@ fn cell(text: &str) -> String {
 fn flags() {
     let command = Cli::complete_command();
     let mut parts = Vec::new();
-    for subcommand in ["node", "refresh", "status", "doctor", "validate"] {
+    for subcommand in ["node", "status", "doctor", "refresh", "log-level", "validate"] {
         let command = command.find_subcommand(subcommand).expect("a command of this name");
         let mut headings: Vec<Option<&str>> = Vec::new();
         let shown = || {
@@ -96,6 +96,22 @@ fn flags() {
     let retired: Vec<String> =
         retired.filter_map(|argument| argument.get_long()).map(|long| format!("`--{long}`")).collect();
     parts.push(("retired", format!("{}\n", retired.join(", "))));
+    let mut codes = String::from("| command | code | meaning |\n|---|---|---|\n");
+    for lesson in LESSONS {
+        for (index, (code, meaning)) in lesson.exit_codes.iter().enumerate() {
+            let name =
+                if lesson.command == "akv-csi" { "any, unless it says more below" } else { lesson.command };
+            let name = if index > 0 {
+                String::new()
+            } else if lesson.command == "akv-csi" {
+                name.to_owned()
+            } else {
+                format!("`{name}`")
+            };
+            let _ = writeln!(codes, "| {name} | {code} | {} |", cell(meaning));
+        }
+    }
+    parts.push(("exit-codes", codes));
     check("flags.md", &parts);
 }
 

@@ -36,13 +36,13 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "CHECK", value_enum, value_delimiter = ',', hide_possible_values = false)]
     pub only: Vec<Check>,
     /// How long each check may wait for an answer.
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
+    #[arg(long, default_value = "20s", value_parser = parse_duration)]
     pub timeout: Duration,
     /// For people or for programs.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub output: OutputFormat,
     /// Write a file for support as well, with what was found, the volumes' status, flags, versions and mounts. It has no
-    /// secrets.
+    /// secrets. With -, it is what the standard output gets, and nothing else is printed there.
     #[arg(long, value_name = "FILE.tar.gz")]
     pub bundle: Option<PathBuf>,
     /// Kubernetes client configuration. Default: that of the driver.

@@ -1,7 +1,10 @@
 //! The reference driver's command lines are written in the Go flag style. This module turns that style into ours, so that
 //! arguments copied from an existing manifest keep working.
 
+use clap::Arg;
+use std::any::TypeId;
 use std::ffi::OsString;
+use std::time::Duration;
 
 /// Rewrites Go-style arguments: `-endpoint=X` becomes `--endpoint=X`.
 ///
@@ -36,6 +39,15 @@ fn is_long_name(rest: &str) -> bool {
         && !name.strip_prefix('v').is_some_and(|level| level.bytes().all(|b| b.is_ascii_digit()))
 }
 
+/// Lets a flag with a duration be negative, as Go does, though its value then begins like a flag, and names its form in `--help`.
+pub(super) fn adapt(argument: Arg) -> Arg {
+    if argument.get_value_parser().type_id() == TypeId::of::<Duration>() {
+        argument.allow_hyphen_values(true).value_name("DURATION")
+    } else {
+        argument
+    }
+}
+
 /// Parses a boolean as Go's `strconv.ParseBool` does, which is what flags and class parameters of the reference use.
 ///
 /// # Errors
@@ -54,14 +66,14 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
 ///
 /// # Errors
 /// Says what is wrong with the text and shows an example.
-pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let fail = || format!("{text:?} is not a duration: write a number with a unit, such as 90s, 2m or 1h30m");
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
     if rest == "0" {
-        return Ok(std::time::Duration::ZERO);
+        return Ok(Duration::ZERO);
     }
     if rest.is_empty() {
         return Err(fail());
@@ -86,15 +98,14 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
         rest = after;
     }
     if negative {
-        return Ok(std::time::Duration::ZERO);
+        return Ok(Duration::ZERO);
     }
-    std::time::Duration::try_from_secs_f64(seconds).map_err(|_| fail())
+    Duration::try_from_secs_f64(seconds).map_err(|_| fail())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn normalised(arguments: &[&str]) -> Vec<String> {
         normalise(arguments.iter().map(OsString::from))

@@ -12,6 +12,7 @@ mod validate;
 
 pub use cluster::{ClusterArgs, ClusterTask};
 pub use doctor::{DoctorArgs, Namespaced};
+pub use help::{LESSONS, Lesson};
 pub use node::{NodeArgs, RetiredArgs};
 pub use status::{OutputFormat, SelectionArgs, SocketArgs, StatusArgs};
 pub use switch::Switch;
@@ -38,18 +39,18 @@ pub struct Cli {
 pub enum Command {
     /// Run the CSI node driver: the kubelet calls it over a unix socket to mount and unmount volumes.
     Node(Box<NodeArgs>),
-    /// Look at once at Key Vault for volumes mounted on this node, without waiting for their interval.
-    Refresh(RefreshArgs),
-    /// Show how much the driver on this node logs, or change it until it ends.
-    LogLevel(LogLevelArgs),
-    /// What is done once for a cluster: the Helm chart's hooks run it.
-    Cluster(ClusterArgs),
     /// Show the volumes on this node: how fresh they are and what is wrong with them.
     Status(StatusArgs),
     /// Try out, step by step, what a mount needs, and say what to do about what does not work.
     Doctor(Box<DoctorArgs>),
+    /// Look at once at Key Vault for volumes mounted on this node, without waiting for their interval.
+    Refresh(RefreshArgs),
+    /// Show how much the driver on this node logs, or change it for as long as it runs.
+    LogLevel(LogLevelArgs),
     /// Check manifests without a cluster, by the driver's own rules: classes, pods, what they refer to.
     Validate(ValidateArgs),
+    /// Do what is done once for a cluster, as the Helm chart's hooks do: CRDs, and a look before the driver is removed.
+    Cluster(ClusterArgs),
     /// Print the completions of a shell.
     Completions {
         /// The shell.
@@ -103,13 +104,13 @@ impl Cli {
     }
     /// The command with headings, examples and switches, for parsing, manual pages, completions and the guide.
     pub fn complete_command() -> clap::Command {
-        let mut command = help::examples(Self::command());
+        let mut command = help::teach(Self::command());
         for name in names(&command) {
             command = command.mut_subcommand(name, |subcommand| {
                 // Only of these there are too many for one list.
                 let headed = subcommand.get_name() == "node";
-                help::examples(subcommand.mut_args(|argument| {
-                    let argument = switch::adapt(argument);
+                help::teach(subcommand.mut_args(|argument| {
+                    let argument = go_flags::adapt(switch::adapt(argument));
                     if headed { help::under_heading(argument) } else { argument }
                 }))
             });

@@ -46,7 +46,7 @@ pub struct NodeArgs {
     #[arg(long, env = "AKV_CSI_STARTUP_TAINT", value_name = "KEY")]
     pub startup_taint: Option<String>,
 
-    /// Socket for `akv-csi refresh`. Default: admin.sock beside the CSI socket.
+    /// Socket for `akv-csi status`, `doctor`, `refresh` and `log-level`. Default: admin.sock beside the CSI socket.
     #[arg(long, env = "AKV_CSI_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
 
@@ -60,49 +60,21 @@ pub struct NodeArgs {
 
     /// How long the content of a mounted volume is taken as fresh. A class may say otherwise with the parameter
     /// `rotationPollInterval`. Each node takes up to a fifth less, so that a fleet does not ask in step.
-    #[arg(
-        long,
-        env = "AKV_CSI_ROTATION_POLL_INTERVAL",
-        value_name = "DURATION",
-        default_value = "2m",
-        value_parser = parse_duration,
-        allow_hyphen_values = true
-    )]
+    #[arg(long, env = "AKV_CSI_ROTATION_POLL_INTERVAL", default_value = "2m", value_parser = parse_duration)]
     pub rotation_poll_interval: Duration,
 
     /// How old a value that another mount of the same identity fetched may be to serve a new mount; 0 asks Key Vault for
     /// every mount.
-    #[arg(
-        long,
-        env = "AKV_CSI_MOUNT_FRESHNESS",
-        value_name = "DURATION",
-        default_value = "5s",
-        value_parser = parse_duration,
-        allow_hyphen_values = true
-    )]
+    #[arg(long, env = "AKV_CSI_MOUNT_FRESHNESS", default_value = "5s", value_parser = parse_duration)]
     pub mount_freshness: Duration,
 
     /// How old a value that a volume of the same identity still uses may be to stand in when Key Vault is down, slow or
     /// throttling; 0 for never. A refusal (401, 403, 404) ends it at once.
-    #[arg(
-        long,
-        env = "AKV_CSI_STALE_IF_ERROR",
-        value_name = "DURATION",
-        default_value = "1h",
-        value_parser = parse_duration,
-        allow_hyphen_values = true
-    )]
+    #[arg(long, env = "AKV_CSI_STALE_IF_ERROR", default_value = "1h", value_parser = parse_duration)]
     pub stale_if_error: Duration,
 
     /// Time in which a publish call must be done or give up. Keep it below the two minutes after which the kubelet does.
-    #[arg(
-        long,
-        env = "AKV_CSI_PUBLISH_TIMEOUT",
-        value_name = "DURATION",
-        default_value = "1m45s",
-        value_parser = parse_duration,
-        allow_hyphen_values = true
-    )]
+    #[arg(long, env = "AKV_CSI_PUBLISH_TIMEOUT", default_value = "1m45s", value_parser = parse_duration)]
     pub publish_timeout: Duration,
 
     /// Size limit of each volume's tmpfs, in bytes. A volume whose content needs more gets what it needs.

@@ -86,7 +86,6 @@ pub struct StatusArgs {
     #[arg(
         short,
         long,
-        value_name = "DURATION",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "2s",

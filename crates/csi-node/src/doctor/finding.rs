@@ -12,7 +12,7 @@ pub enum Check {
     Driver,
     /// The kubelet knows the driver.
     Registration,
-    /// Versions of driver, this program and API server fit together.
+    /// Driver, this program, the chart and the cluster's objects are of one version.
     Version,
     /// What the kernel can do.
     Kernel,
@@ -24,7 +24,7 @@ pub enum Check {
     Apiserver,
     /// The CSIDriver object says what the driver needs.
     Csidriver,
-    /// The custom resources exist.
+    /// The custom resources are served, with the fields and columns of this version.
     Crds,
     /// The service account may do what the driver does.
     Rbac,
