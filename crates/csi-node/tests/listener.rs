@@ -130,7 +130,7 @@ async fn large_headers_are_refused_and_large_bodies_are_not_read() {
     assert!(rest(greedy).await.starts_with("HTTP/1.1 431 "));
     let mut body =
         connect(address, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000000\r\n\r\n").await;
-    let _ = body.write_all(&[b'x'; 64 * 1024]).await;
+    let _ = body.write_all(&vec![b'x'; 64 * 1024]).await;
     assert!(ask(address).await.ends_with("ok"));
     // The answer, and then the end: nobody waits for a terabyte.
     let _ = rest(body).await;

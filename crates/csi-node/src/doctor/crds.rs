@@ -100,7 +100,11 @@ pub(super) async fn examine(context: &Context, client: &Client) -> Vec<Finding> 
     }
     if !unseen.is_empty() {
         let text = format!("not compared: {}", unseen.join("; "));
-        findings.push(Finding::skipped(check, text, Some("use a --kubeconfig of somebody who may")));
+        findings.push(Finding::skipped(
+            check,
+            text,
+            Some("use a --kubeconfig of somebody who may; right after a change of CRDs, try again"),
+        ));
     }
     findings
 }
@@ -109,7 +113,13 @@ pub(super) async fn examine(context: &Context, client: &Client) -> Vec<Finding> 
 async fn get(client: &Client, path: &str, accept: &str) -> Result<Value, String> {
     let request = Request::get(path).header(ACCEPT, accept).body(Vec::new());
     let request = request.map_err(|error| error.to_string())?;
-    client.request::<Value>(request).await.map_err(|error| chain(&error))
+    client.request::<Value>(request).await.map_err(|error| match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            "the API server does not publish them (yet)".to_owned()
+        }
+        kube::Error::Api(status) if status.code == 403 => "whoever runs this may not list them".to_owned(),
+        error => chain(&error),
+    })
 }
 
 fn plural(crd: &CustomResourceDefinition) -> &str {

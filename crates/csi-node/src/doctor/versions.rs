@@ -11,7 +11,7 @@ pub(super) fn compare(driver: Option<&str>, chart: Option<&str>) -> Vec<Finding>
         findings.push(Finding::warning(
             Check::Version,
             format!("the driver is {image}, this program is {VERSION}"),
-            "use the akv-csi in the driver's own container: kubectl exec … -c secrets-store -- akv-csi doctor",
+            "use the akv-csi in the driver's own container: kubectl exec … -c secrets-store -- /akv-csi doctor",
         ));
     }
     match chart {

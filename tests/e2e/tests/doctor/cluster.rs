@@ -24,6 +24,7 @@ async fn the_cluster_is_looked_at_with_the_rights_of_whoever_asks() {
     let admin = server.kubeconfig().display().to_string();
     let as_admin = [&["--kubeconfig", &admin][..], &CLUSTER].concat();
 
+    until_crds_are(&stage, &admin, &["ok"]).await;
     let examined = examine(&stage, &as_admin, &[]).await;
     examined.assert_failed(
         "csidriver",
