@@ -215,7 +215,7 @@ fn owner_of(name: &str, labels: &BTreeMap<String, String>, chart: Option<&str>) 
         Finding::warning(
             check,
             format!("the cluster's objects are of chart {object}, and this node's driver was started by chart {chart}"),
-            "see whether the DaemonSet's update gets on: kubectl -n kube-system rollout status daemonset/secrets-store-csi-driver",
+            "see whether the DaemonSet's update gets on: kubectl -n kube-system rollout status daemonset -l app=secrets-store-csi-driver",
         )
     })
 }
