@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use crate::{Error, token::Token};
 
@@ -156,12 +156,15 @@ impl Identity {
             counters: self.counters.clone(),
             landed: false,
         };
-        tokio::spawn(async move {
+        let context = trace::Context::current().unwrap_or_default();
+        let request = async move {
             let outcome = tokio::time::timeout(FLIGHT_LIMIT, source.fetch(&aboard.slot.scope))
                 .await
                 .unwrap_or_else(|_| Err(Error::internal("a token request exceeded its time")));
             aboard.land(outcome);
-        });
+        };
+        // All who wait for it share it; in traces and logs it belongs to the call that began it.
+        tokio::spawn(context.scope(request).in_current_span());
         flight
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use zeroize::Zeroizing;
 
 use crate::error::chain;
@@ -39,9 +39,24 @@ impl Answer {
 
 /// Sends a request and reads the whole answer. The error is a text without secrets: addresses are cut off
 /// at their query.
+///
+/// The request carries the trace in whose scope it is sent, and its id as `client-request-id` too, which Entra
+/// and AD FS write into their logs and errors as the correlation id.
 pub(crate) async fn send(client: &reqwest::Client, mut request: reqwest::Request) -> Result<Answer, String> {
     let told = |error: reqwest::Error| chain(&error.without_url());
     *request.timeout_mut() = Some(LONGEST_EXCHANGE);
+    let context = trace::Context::current().unwrap_or_default();
+    let ids = [
+        ("traceparent", context.traceparent()),
+        ("client-request-id", context.trace_id().to_guid()),
+        // The SDK sends one of its own, which leads nowhere.
+        ("x-ms-client-request-id", context.trace_id().to_guid()),
+    ];
+    for (name, value) in ids {
+        if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+            request.headers_mut().insert(name, value);
+        }
+    }
     let mut response = client.execute(request).await.map_err(told)?;
     let status = response.status().as_u16();
     let headers = response.headers().clone();

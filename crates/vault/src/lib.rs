@@ -6,7 +6,8 @@
 //! * [`Client::fetch`] asks the vault as a [`Credential`], in parallel and inside a deadline, and returns [`Contents`]:
 //!   the files with their modes, and the versions they came from. A [`FetchError`] says what failed, for whom, and what
 //!   cures it.
-//! * An [`Observer`] is told what is asked, for metrics; a [`TraceId`] goes with each request, for logs.
+//! * An [`Observer`] is told what is asked, for metrics; the [`trace::Context`] in whose scope an object is asked for goes with each
+//!   request.
 //! * What the bytes look like is decided by [`Rendering`] and by pure conversions inside. [`TlsFile`] takes a file of
 //!   certificates and a key apart again.
 //!
@@ -22,7 +23,6 @@ pub mod fuzzing;
 mod name;
 mod objects;
 mod observe;
-mod trace;
 
 pub use client::{
     Client, ClientOptions, Contents, Credential, Failure, FailureKind, FetchError, FetchRequest, File, Lease,
@@ -37,4 +37,3 @@ pub use objects::{
     Versions, YamlError, parse_objects, tree as yaml,
 };
 pub use observe::{Lookup, Observer};
-pub use trace::TraceId;

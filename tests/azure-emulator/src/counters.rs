@@ -65,7 +65,7 @@ impl Counters {
     }
 }
 
-/// One request as it was answered. Bodies, headers and tokens are never kept.
+/// One request as it was answered. Bodies, tokens and other headers than those named here are never kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogEntry {
@@ -83,6 +83,10 @@ pub struct LogEntry {
     pub endpoint: String,
     /// The status answered; 0 when the connection was dropped on purpose.
     pub status: u16,
+    /// The header `traceparent`.
+    pub traceparent: Option<String>,
+    /// What the caller calls the request: the header `client-request-id`, or else `x-ms-client-request-id`.
+    pub request_id: Option<String>,
 }
 
 /// Counters and request log together. Clones share them.

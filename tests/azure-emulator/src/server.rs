@@ -402,6 +402,11 @@ async fn through_faults(
         },
         endpoint: route.endpoint,
         status: outcome.as_ref().map_or(0, |reply| reply.status.as_u16()),
+        traceparent: request.header("traceparent").map(str::to_owned),
+        request_id: request
+            .header("client-request-id")
+            .or_else(|| request.header("x-ms-client-request-id"))
+            .map(str::to_owned),
     };
     shared.telemetry.answered(service, entry);
     // The server's own header would tell the machine's time.

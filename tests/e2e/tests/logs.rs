@@ -42,25 +42,71 @@ async fn one_line_tells_all_of_a_mount() {
     assert!(log.lines().any(|line| line.starts_with('E') && line.contains("default/web")), "{log}");
 }
 
+/// Publishes with this `traceparent`, and gives the trace id of the log's newest line about it.
+async fn publish_as_traced(stage: &Stage, call: &Call, parent: &str) -> String {
+    let channel = tonic::transport::Endpoint::try_from(format!("unix://{}", stage.socket().display()));
+    let mut client = NodeClient::new(channel.unwrap().connect().await.unwrap());
+    let mut request = tonic::Request::new(call.request.clone());
+    request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    client.node_publish_volume(request).await.unwrap();
+    let log = stage.log();
+    let line = log.lines().rfind(|line| line.contains("] \"published\" ")).unwrap();
+    let (_, rest) = line.split_once("trace_id=\"").unwrap();
+    rest.split_once('"').unwrap().0.to_owned()
+}
+
 #[tokio::test]
-async fn the_callers_trace_goes_from_the_log_to_key_vault() {
+async fn the_callers_trace_goes_from_the_log_to_all_of_azure() {
     if !can_mount() {
         return;
     }
     let stage = Stage::start(StageOptions::default()).await;
     stage.fill_vault();
     stage.deploy("kv", &class(&stage, "kv", &[SECRET], &[]));
-    let call = Call::new(&stage, "web", "kv");
-    let socket = stage.socket();
-    let channel = tonic::transport::Endpoint::try_from(format!("unix://{}", socket.display())).unwrap();
-    let mut client = NodeClient::new(channel.connect().await.unwrap());
-    let mut request = tonic::Request::new(call.request.clone());
-    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-    request.metadata_mut().insert("traceparent", parent.parse().unwrap());
-    client.node_publish_volume(request).await.unwrap();
-    let log = stage.log();
-    let line = log.lines().find(|line| line.contains("] \"published\" ")).unwrap();
-    assert!(line.contains(r#"trace_id="4bf92f3577b34da6a3ce929d0e0e4736""#), "{line}");
+    let vm = [
+        ("clientID", ""),
+        ("useVMManagedIdentity", "true"),
+        ("userAssignedIdentityID", &stage.vm_identity.client_id),
+    ];
+    stage.deploy("vm", &class(&stage, "vm", &[SECRET], &vm));
+    let caller = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parents = [
+        format!("00-{caller}-00f067aa0ba902b7-01"),
+        // No parent, no hexadecimal digits, a version that never will be: each is no trace at all.
+        format!("00-{caller}-0000000000000000-01"),
+        format!("00-{}-00f067aa0ba902b7-01", caller.to_uppercase()),
+        format!("ff-{caller}-00f067aa0ba902b7-01"),
+    ];
+    for (class, requests) in [("kv", &["entra.token", "vault."]), ("vm", &["imds.token", "vault."])] {
+        for (number, parent) in parents.iter().enumerate() {
+            let call =
+                Call::of(&stage, "default", &format!("{class}-{number}"), "workload-identity-sa", class);
+            stage.azure.telemetry().reset();
+            let trace = publish_as_traced(&stage, &call, parent).await;
+            assert_eq!(trace == caller, number == 0, "{parent} became {trace}");
+            // Tokens and values are shared with the mounts that come later.
+            if number > 0 {
+                assert!(trace.len() == 32 && trace.bytes().any(|byte| byte != b'0'), "{trace}");
+                continue;
+            }
+            let log = stage.azure.telemetry().log();
+            for wanted in requests {
+                assert!(log.iter().any(|entry| entry.endpoint.starts_with(wanted)), "{wanted}: {log:?}");
+            }
+            let mut spans = std::collections::HashSet::new();
+            for entry in &log {
+                let header = entry.traceparent.clone().unwrap_or_default();
+                assert!(header.starts_with(&format!("00-{caller}-")), "{entry:?}");
+                assert_eq!(
+                    entry.request_id.as_deref(),
+                    Some("4bf92f35-77b3-4da6-a3ce-929d0e0e4736"),
+                    "{entry:?}"
+                );
+                assert!(spans.insert(header), "two requests are one span: {entry:?}");
+            }
+            assert!(!spans.contains(parent), "the caller's span is no request's");
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@ use proto::csi::{
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
+use trace::Context;
 use tracing::Instrument;
-use vault::TraceId;
 
 /// The Node service.
 pub struct NodeService {
@@ -32,9 +32,11 @@ impl NodeService {
 }
 
 /// The caller's trace, or a new one. The kubelet sends one when tracing is switched on in its configuration.
-fn trace_of<T>(request: &Request<T>) -> TraceId {
-    let header = request.metadata().get("traceparent").and_then(|header| header.to_str().ok());
-    header.and_then(TraceId::of_traceparent).unwrap_or_default()
+fn context_of<T>(request: &Request<T>) -> Context {
+    let mut headers = request.metadata().get_all("traceparent").iter();
+    // Of two callers neither can be believed.
+    let only = headers.next().filter(|_| headers.next().is_none());
+    only.and_then(|header| header.to_str().ok()).and_then(Context::of_traceparent).unwrap_or_default()
 }
 
 #[tonic::async_trait]
@@ -43,14 +45,14 @@ impl Node for NodeService {
         &self,
         request: Request<NodePublishVolumeRequest>,
     ) -> Result<Response<NodePublishVolumeResponse>, Status> {
-        let trace = trace_of(&request);
-        let span = tracing::info_span!("publish", trace_id = %trace);
+        let context = context_of(&request);
+        let span = tracing::info_span!("publish", trace_id = %context.trace_id());
         let request = PublishRequest::parse(request.into_inner()).map_err(|invalid| {
             let error = PublishError::from(invalid);
             self.driver.metrics().calls.publish_failed(&error, Duration::ZERO);
             error
         })?;
-        trace.scope(self.driver.publish(request)).instrument(span).await?;
+        context.scope(self.driver.publish(request)).instrument(span).await?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
 
@@ -58,7 +60,7 @@ impl Node for NodeService {
         &self,
         request: Request<NodeUnpublishVolumeRequest>,
     ) -> Result<Response<NodeUnpublishVolumeResponse>, Status> {
-        let span = tracing::info_span!("unpublish", trace_id = %trace_of(&request));
+        let span = tracing::info_span!("unpublish", trace_id = %context_of(&request).trace_id());
         let request = request.into_inner();
         let removed = async {
             if request.volume_id.is_empty() {

@@ -28,8 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use trace::Context;
 use tracing::Instrument;
-use vault::{ObjectVersion, Rendering, TraceId};
+use vault::{ObjectVersion, Rendering};
 use witnesses::Witnesses;
 
 /// The provider that is built in.
@@ -159,7 +160,7 @@ impl Driver {
     /// [`PublishError`]. Nothing is mounted then that was not mounted before.
     pub async fn publish(self: &Arc<Self>, request: PublishRequest) -> Result<Outcome, PublishError> {
         let (driver, target) = (Arc::clone(self), request.target.clone());
-        let (started, trace) = (Instant::now(), TraceId::current().unwrap_or_default());
+        let (started, context) = (Instant::now(), Context::current().unwrap_or_default());
         let work = async move {
             let target = request.target.clone();
             let _working = driver.witnesses.began(&request);
@@ -169,7 +170,7 @@ impl Driver {
             }
             outcome
         };
-        let work = tokio::spawn(trace.scope(work).in_current_span());
+        let work = tokio::spawn(context.scope(work).in_current_span());
         work.await.unwrap_or_else(|failure| {
             let error =
                 PublishError::Internal { target: target.to_string(), cause: crate::error::ended(&failure) };

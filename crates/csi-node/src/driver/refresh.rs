@@ -8,8 +8,8 @@ use crate::volume::{Change, State, TargetPath, Volumes};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
+use trace::Context;
 use tracing::Instrument;
-use vault::TraceId;
 
 /// Which mounted volumes are meant; what is not given picks all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,10 +58,10 @@ impl Driver {
     pub async fn refresh(self: &Arc<Self>, wanted: &Selection) -> Vec<Refreshed> {
         let mut work = tokio::task::JoinSet::new();
         for target in self.targets.known() {
-            let (driver, wanted, trace) = (Arc::clone(self), wanted.clone(), TraceId::new());
-            let span = tracing::info_span!("refresh", trace_id = %trace);
+            let (driver, wanted, context) = (Arc::clone(self), wanted.clone(), Context::new());
+            let span = tracing::info_span!("refresh", trace_id = %context.trace_id());
             let one = async move { driver.refresh_one(target, &wanted).await };
-            work.spawn(trace.scope(one).instrument(span));
+            work.spawn(context.scope(one).instrument(span));
         }
         let mut done: Vec<Refreshed> = work.join_all().await.into_iter().flatten().collect();
         done.sort_by(|a, b| (&a.pod, &a.target).cmp(&(&b.pod, &b.target)));

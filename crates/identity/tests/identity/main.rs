@@ -11,4 +11,5 @@ mod entra;
 mod redaction;
 mod server;
 mod token_proxy;
+mod traces;
 mod vm;

@@ -21,14 +21,14 @@ use crate::{
 };
 
 /// The TLS name that belongs to cluster id `abc123def456`.
-const PROXY_NAME: &str = "avimke6u6l2eeq8qc1cneuaq4sl2e1av9t4clqgun97le32hub670.ests.aks";
-const API_SERVER_NAME: &str = "hcp-kubernetes.abc123def456.svc.cluster.local";
+pub const PROXY_NAME: &str = "avimke6u6l2eeq8qc1cneuaq4sl2e1av9t4clqgun97le32hub670.ests.aks";
+pub const API_SERVER_NAME: &str = "hcp-kubernetes.abc123def456.svc.cluster.local";
 
 fn authority() -> Authority {
     Cloud::default().authority(&tenant()).unwrap()
 }
 
-fn config(server: &Server, ca_file: &Path, path: &str) -> TokenProxyConfig {
+pub fn config(server: &Server, ca_file: &Path, path: &str) -> TokenProxyConfig {
     let mut config = TokenProxyConfig::in_cluster(443).unwrap();
     config.url = Url::parse(&format!("https://localhost:{}{path}", server.address.port())).unwrap();
     ca_file.clone_into(&mut config.ca_file);
@@ -36,13 +36,13 @@ fn config(server: &Server, ca_file: &Path, path: &str) -> TokenProxyConfig {
     config
 }
 
-fn tokens(proxy: TokenProxyConfig) -> Tokens {
+pub fn tokens(proxy: TokenProxyConfig) -> Tokens {
     let mut config = Config::new(client()).unwrap();
     config.token_proxy = Some(proxy);
     Tokens::new(config).unwrap()
 }
 
-fn bound(tokens: &Tokens, account: &str) -> Credential {
+pub fn bound(tokens: &Tokens, account: &str) -> Credential {
     let asker = asker("shop", account);
     let assertion = assertion(&asker.subject(), AUDIENCE_IDENTITY_BINDING, 3000, "bound");
     let mode = Mode::TokenProxy { tenant: tenant(), client_id: client_id(), assertion };

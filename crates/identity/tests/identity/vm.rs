@@ -31,12 +31,12 @@ fn imds_config(server: &Server) -> Config {
     config
 }
 
-fn tokens(server: &Server) -> Tokens {
+pub fn tokens(server: &Server) -> Tokens {
     Tokens::new(imds_config(server)).unwrap()
 }
 
 /// As the metadata service answers: every value a string.
-fn vm_token(_: &Asked) -> Answer {
+pub fn vm_token(_: &Asked) -> Answer {
     let end = OffsetDateTime::now_utc().unix_timestamp() + 86_400;
     Answer::json(
         200,
@@ -46,7 +46,7 @@ fn vm_token(_: &Asked) -> Answer {
     )
 }
 
-async fn ask(tokens: &Tokens, namespace: &str, identity: VmIdentity) -> Result<String, Error> {
+pub async fn ask(tokens: &Tokens, namespace: &str, identity: VmIdentity) -> Result<String, Error> {
     let credential =
         tokens.credential(&asker(namespace, "default"), &authority(), Mode::VmIdentity(identity))?;
     Ok(credential.token(SCOPE).await?.token.secret().to_owned())
@@ -187,7 +187,7 @@ async fn policy_decides_which_namespaces_may() {
 }
 
 /// An Arc agent that names the given key file and takes its content.
-async fn arc(key_file: &Path) -> Server {
+pub async fn arc(key_file: &Path) -> Server {
     let realm = format!("Basic realm={}", key_file.display());
     Server::plain(move |asked| match asked.header("authorization") {
         "" => Answer(401, vec![("www-authenticate", realm.clone())], String::new()),
@@ -197,7 +197,7 @@ async fn arc(key_file: &Path) -> Server {
     .await
 }
 
-fn arc_tokens(server: &Server, folder: &Path) -> Tokens {
+pub fn arc_tokens(server: &Server, folder: &Path) -> Tokens {
     let mut config = Config::new(client()).unwrap();
     let url = format!("http://{}/metadata/identity/oauth2/token", server.address);
     let mut agent = ArcAgent::new(Url::parse(&url).unwrap());

@@ -22,7 +22,7 @@ use super::{
     retry::{self, Dice},
     transport::{Transport, Unreachable},
 };
-use crate::{Observer, TraceId, VaultEndpoint};
+use crate::{Observer, VaultEndpoint};
 
 /// One attempt that takes longer, from the first byte sent to the last received, is given up and tried again. The HTTP
 /// client is not relied on for that.
@@ -44,8 +44,6 @@ pub(super) struct Exchange<'a> {
     /// Counts what is sent.
     pub(super) requests: &'a AtomicU32,
     pub(super) observer: &'a dyn Observer,
-    /// For whose call it is.
-    pub(super) trace: Option<TraceId>,
 }
 
 /// The scope a vault named when asked without a token, as far as one fetch has asked; `None` when it named none.
@@ -240,8 +238,16 @@ impl Exchange<'_> {
                 bearer.set_sensitive(true);
                 headers.insert(header::AUTHORIZATION, bearer);
             }
-            if let Some(trace) = self.trace {
-                trace.write(headers);
+            let context = trace::Context::current().unwrap_or_default();
+            // Key Vault's diagnostic logs show the second one as the correlation id.
+            let ids = [
+                ("traceparent", context.traceparent()),
+                ("x-ms-client-request-id", context.trace_id().to_guid()),
+            ];
+            for (name, value) in ids {
+                if let Ok(value) = header::HeaderValue::from_maybe_shared(value) {
+                    headers.insert(name, value);
+                }
             }
             self.requests.fetch_add(1, Relaxed);
             let response = self.transport.execute(request).await;

@@ -38,7 +38,6 @@ use crate::{
     convert,
     objects::cleaned,
     observe::{Lookup, Nobody, Observer},
-    trace::TraceId,
 };
 use api::Answer;
 use error::Cause;
@@ -354,12 +353,13 @@ impl Client {
         let ask = |urgency: Urgency| -> BoxFuture<'static, Result<Answer, Cause>> {
             let (shared, learnt) = (Arc::clone(&self.shared), Arc::clone(&round.learnt));
             let requests = Arc::clone(&round.requests);
-            let trace = TraceId::current();
+            // Whoever waits for it polls it; it belongs to whoever began it.
+            let context = trace::Context::current().unwrap_or_default();
             asked.store(true, Ordering::Relaxed);
             observer.looked_up(Lookup::Miss);
             let (endpoint, credential) = (request.endpoint.clone(), Arc::clone(&request.credential));
             let (url, authority, deadline) = (url.clone(), authority.clone(), request.deadline);
-            async move {
+            let work = async move {
                 let vault = shared.vaults.of(&authority);
                 let exchange = Exchange {
                     transport: &*shared.transport,
@@ -372,7 +372,6 @@ impl Client {
                     learnt: &learnt,
                     requests: &requests,
                     observer: &*shared.options.observer,
-                    trace,
                 };
                 let began = Instant::now();
                 let outcome = if listing {
@@ -383,8 +382,8 @@ impl Client {
                 let told = outcome.as_ref().map(|_| ()).map_err(Cause::kind);
                 shared.options.observer.fetched(kind, told, began.elapsed());
                 outcome
-            }
-            .boxed()
+            };
+            context.scope(work).boxed()
         };
         let mut looking = std::pin::pin!(self.cache.get(key, wanted, ask));
         let at_once = looking.as_mut().now_or_never();

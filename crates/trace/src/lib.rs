@@ -1,0 +1,11 @@
+//! One id for everything that is done for one call, from the caller's log to those of Entra and Key Vault.
+//!
+//! A [`Context`] holds for the work inside its [`scope`](Context::scope). Requests that are sent there carry it, each as a
+//! span of its own: [`Context::traceparent`] is the header of the W3C (<https://www.w3.org/TR/trace-context/>), and
+//! [`TraceId::to_guid`] is the id in the form in which Azure's services take an id from their caller.
+
+mod context;
+mod ids;
+
+pub use context::Context;
+pub use ids::{SpanId, TraceId};
