@@ -1,7 +1,7 @@
 //! Compiles the contracts in this folder with a pure-Rust compiler, so that no `protoc` has to be installed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let contracts = ["csi.proto", "pluginregistration.proto", "provider.proto"];
+    let contracts = ["csi.proto", "pluginregistration.proto", "provider.proto", "otlp.proto"];
     for contract in contracts {
         println!("cargo::rerun-if-changed={contract}");
     }

@@ -35,3 +35,8 @@ generated!(
     provider,
     "v1alpha1"
 );
+generated!(
+    /// OTLP: how spans are sent to a collector.
+    otlp,
+    "otlp"
+);

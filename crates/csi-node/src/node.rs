@@ -17,7 +17,7 @@ use crate::reporting::Reporting;
 use crate::rotation::Schedule;
 use crate::service_account::ServiceAccounts;
 use crate::status::About;
-use crate::telemetry::Verbosity;
+use crate::telemetry::{OtlpSettings, Traces, Verbosity};
 use crate::upkeep::{self, Upkeep};
 use crate::volume::{Options, Volumes};
 use crate::{admin, health_server, http, kubernetes, manifests, startup_taint, telemetry};
@@ -37,6 +37,9 @@ use url::Url;
 
 /// How long calls in flight may take to end after a signal. The pod's grace period is 30 s by default.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// How long a collector of traces is waited for after that.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 
 /// Runs the node driver until SIGTERM or SIGINT.
 ///
@@ -106,6 +109,16 @@ pub(crate) fn assemble(
     let tokens = Tokens::new(config)?;
     let metrics = Arc::new(Metrics::new());
     metrics.tokens.watch(tokens.clone());
+    let node = node_id(&arguments.node_id);
+    let otlp = OtlpSettings::read(arguments.otlp_endpoint.as_deref(), &node, environment)?;
+    let traces = match otlp.filter(|_| purpose == Purpose::Serve) {
+        None => Traces::default(),
+        Some(settings) => {
+            let client = http::client_for_collector(&arguments.custom_user_agent)?;
+            tracing::info!(settings = ?settings, "spans are exported");
+            Traces::export(settings, client, Arc::clone(&metrics.spans))
+        }
+    };
     let options = vault::ClientOptions { observer: metrics.vault.clone(), ..vault::ClientOptions::default() };
     let vault = vault::Client::new(http, options);
     let volumes = Arc::new(Volumes::new(Options {
@@ -130,7 +143,7 @@ pub(crate) fn assemble(
         (None, Some(client)) => {
             let api_server = ApiServer::new(client.clone());
             tokio::spawn(api_server.clone().follow());
-            let (classes, node) = (Classes::ApiServer(api_server), node_id(&arguments.node_id));
+            let classes = Classes::ApiServer(api_server);
             let events = Events::start(client.clone(), node.clone());
             let upkeep = Upkeep::new(
                 client.clone(),
@@ -170,7 +183,7 @@ pub(crate) fn assemble(
     let providers = ExternalProviders::new(folders, arguments.max_call_recv_msg_size);
     Ok(Driver::new(
         settings,
-        Parts { classes, accounts, reporting, tokens, vault, providers, volumes, metrics },
+        Parts { classes, accounts, reporting, tokens, vault, providers, volumes, metrics, traces },
     ))
 }
 
@@ -281,6 +294,7 @@ async fn serve(
     if tokio::time::timeout(GRACE, orderly).await.is_err() {
         tracing::warn!("calls are still in flight after the grace period; the kubelet will repeat them");
     }
+    driver.traces().finish(LAST_SPANS).await;
     tracing::info!("stopped; mounted volumes stay as they are");
     failure.map_or(Ok(()), Err)
 }

@@ -1,9 +1,14 @@
-//! Logs. One line per event on stderr: in the format of klog, which is what people of Kubernetes and their tools read, or as JSON.
+//! Logs and, where somebody wants them, traces ([`Traces`]). Logs are one line per event on stderr: in the format of klog,
+//! which is what people of Kubernetes and their tools read, or as JSON.
 
 mod klog;
+mod otlp;
 mod seldom;
+mod traces;
 
+pub use otlp::Settings as OtlpSettings;
 pub use seldom::Seldom;
+pub use traces::Traces;
 
 use klog::Klog;
 use std::io::Write;

@@ -15,6 +15,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
+use trace::Span;
 use tracing::{Instrument, debug, warn};
 
 use crate::{Error, token::Token};
@@ -156,15 +157,22 @@ impl Identity {
             counters: self.counters.clone(),
             landed: false,
         };
-        let context = trace::Context::current().unwrap_or_default();
+        let mut span = Span::begin("token request", trace::Kind::Internal);
+        span.tell("akv_csi.identity", &self.name);
         let request = async move {
-            let outcome = tokio::time::timeout(FLIGHT_LIMIT, source.fetch(&aboard.slot.scope))
+            let fetch = span.scope(source.fetch(&aboard.slot.scope));
+            let outcome = tokio::time::timeout(FLIGHT_LIMIT, fetch)
                 .await
                 .unwrap_or_else(|_| Err(Error::internal("a token request exceeded its time")));
+            if let Err(error) = &outcome {
+                span.fail(error);
+            }
+            // Before anybody hears of it, so that it is over when what waits for it is.
+            drop(span);
             aboard.land(outcome);
         };
         // All who wait for it share it; in traces and logs it belongs to the call that began it.
-        tokio::spawn(context.scope(request).in_current_span());
+        tokio::spawn(request.in_current_span());
         flight
     }
 

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use trace::Span;
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::error::chain;
@@ -45,20 +47,34 @@ impl Answer {
 pub(crate) async fn send(client: &reqwest::Client, mut request: reqwest::Request) -> Result<Answer, String> {
     let told = |error: reqwest::Error| chain(&error.without_url());
     *request.timeout_mut() = Some(LONGEST_EXCHANGE);
-    let context = trace::Context::current().unwrap_or_default();
+    let mut span = Span::begin(request.method().to_string(), trace::Kind::Client);
+    span.tell("http.request.method", request.method());
+    // Without its query, which says more than the span is to say.
+    span.tell("url.full", without_query(request.url()));
+    span.tell("server.address", request.url().host_str().unwrap_or_default());
+    span.set("server.port", request.url().port_or_known_default().unwrap_or_default());
     let ids = [
-        ("traceparent", context.traceparent()),
-        ("client-request-id", context.trace_id().to_guid()),
+        ("traceparent", span.traceparent()),
+        ("client-request-id", span.trace_id().to_guid()),
         // The SDK sends one of its own, which leads nowhere.
-        ("x-ms-client-request-id", context.trace_id().to_guid()),
+        ("x-ms-client-request-id", span.trace_id().to_guid()),
     ];
     for (name, value) in ids {
         if let Ok(value) = HeaderValue::from_maybe_shared(value) {
             request.headers_mut().insert(name, value);
         }
     }
-    let mut response = client.execute(request).await.map_err(told)?;
+    let sent = client.execute(request).await.map_err(told).inspect_err(|reason| {
+        span.tell("error.type", "unreachable");
+        span.fail(reason);
+    });
+    let mut response = sent?;
     let status = response.status().as_u16();
+    span.set("http.response.status_code", status);
+    if status >= 400 {
+        span.tell("error.type", status);
+        span.fail(format_args!("HTTP {status}"));
+    }
     let headers = response.headers().clone();
     // Room for a usual answer, so that growing leaves no copies behind.
     let mut body = Zeroizing::new(Vec::with_capacity(16 * 1024));
@@ -69,6 +85,13 @@ pub(crate) async fn send(client: &reqwest::Client, mut request: reqwest::Request
         body.extend_from_slice(&chunk);
     }
     Ok(Answer { status, headers, body })
+}
+
+/// An address without what may follow its path.
+fn without_query(url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    shown.to_string()
 }
 
 #[cfg(test)]

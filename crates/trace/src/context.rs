@@ -1,8 +1,11 @@
 //! A place in a trace, and the header that hands it on.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
-use crate::ids::{SpanId, TraceId, hexadecimal};
+use crate::{
+    ids::{SpanId, TraceId, hexadecimal},
+    span::Recorder,
+};
 
 tokio::task_local! {
     static CURRENT: Context;
@@ -11,15 +14,20 @@ tokio::task_local! {
 /// A place in a trace: what is done there belongs to it.
 #[derive(Clone, Debug)]
 pub struct Context {
-    trace: TraceId,
+    pub(crate) trace: TraceId,
+    /// What is done here is a part of this.
+    pub(crate) span: Option<SpanId>,
+    /// Whether that is of another process.
+    pub(crate) is_remote: bool,
     /// Whether whoever began the trace records it.
-    sampled: bool,
+    pub(crate) sampled: bool,
+    pub(crate) recorder: Option<Arc<dyn Recorder>>,
 }
 
 impl Context {
     /// The beginning of a new trace.
     pub fn new() -> Self {
-        Self { trace: TraceId::new(), sampled: false }
+        Self { trace: TraceId::new(), span: None, is_remote: false, sampled: false, recorder: None }
     }
 
     /// The place that a `traceparent` header names, if it is a valid one of version 00 or later.
@@ -32,8 +40,13 @@ impl Context {
             return None;
         }
         let flags = u8::from_str_radix(flags, 16).ok()?;
-        SpanId::parse(parent)?;
-        Some(Self { trace: TraceId::parse(trace)?, sampled: flags & 1 == 1 })
+        Some(Self {
+            trace: TraceId::parse(trace)?,
+            span: Some(SpanId::parse(parent)?),
+            is_remote: true,
+            sampled: flags & 1 == 1,
+            recorder: None,
+        })
     }
 
     /// Where this task works.
@@ -42,8 +55,9 @@ impl Context {
     }
 
     /// Runs `work` here. Tasks that it spawns are nowhere of their own accord.
-    pub async fn scope<F: Future>(self, work: F) -> F::Output {
-        CURRENT.scope(self, work).await
+    pub fn scope<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        // No async function, which would keep `work` twice.
+        CURRENT.scope(self, work)
     }
 
     /// The trace.
@@ -51,9 +65,31 @@ impl Context {
         self.trace
     }
 
+    /// Whether it is the place of a call of another process, and whether that records it; `None` where the trace begins.
+    pub fn callers_choice(&self) -> Option<bool> {
+        self.is_remote.then_some(self.sampled)
+    }
+
+    /// The same place, whose spans this recorder gets.
+    #[must_use]
+    pub fn recorded_by(self, recorder: Arc<dyn Recorder>) -> Self {
+        Self { sampled: true, recorder: Some(recorder), ..self }
+    }
+
+    /// The same place, of which nothing is recorded.
+    #[must_use]
+    pub fn unrecorded(self) -> Self {
+        Self { sampled: false, recorder: None, ..self }
+    }
+
     /// The header of one request, which is a span of its own.
     pub fn traceparent(&self) -> String {
-        format!("00-{}-{}-{:02x}", self.trace, SpanId::new(), u8::from(self.sampled))
+        self.header(SpanId::new())
+    }
+
+    /// The header of the request that is this span.
+    pub(crate) fn header(&self, span: SpanId) -> String {
+        format!("00-{}-{span}-{:02x}", self.trace, u8::from(self.sampled))
     }
 }
 

@@ -181,6 +181,17 @@ fn rights_grow_with_what_is_switched_on() {
 }
 
 #[test]
+fn spans_go_nowhere_unless_a_collector_is_named() {
+    assert_eq!(rendered!().flag("--otlp-endpoint"), None);
+    let named = rendered!("--set", "otlp.endpoint=http://collector:4318");
+    assert_eq!(named.flag("--otlp-endpoint"), Some("http://collector:4318"));
+    for wrong in ["collector:4318", "https://user:password@collector"] {
+        let error = refused!("--set", &format!("otlp.endpoint={wrong}"));
+        assert!(error.contains("otlp"), "{error}");
+    }
+}
+
+#[test]
 fn hooks_have_no_rights_on_the_node_and_few_in_the_cluster() {
     let objects = rendered!("--set", "linux.crds.podLabels.team=a", "--set", "linux.crds.annotations.a=b");
     for name in ["upgrade-crds", "check-unused"] {

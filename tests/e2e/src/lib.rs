@@ -8,6 +8,7 @@
 //! * [`Seed`] and [`Random`] make random tests repeatable.
 //! * [`BAD_CLASSES`] have one mistake each; [`validate`] is `akv-csi validate`, whose word
 //!   every [`Call`] is held against; [`transcript`] runs the commands of the guide.
+//! * [`Collector`] takes the spans of traces.
 //! * [`Scrape`] is what a scraper of metrics gets.
 //! * [`manifests`] are the YAML files people deploy, with their placeholders filled.
 #![allow(
@@ -21,6 +22,7 @@
 mod azure_proxy;
 mod bad_classes;
 mod call;
+mod collector;
 mod driver_process;
 pub mod manifests;
 mod mounts;
@@ -38,6 +40,7 @@ mod volume_view;
 pub use azure_proxy::AzureProxy;
 pub use bad_classes::{BAD_CLASSES, BadClass};
 pub use call::{Call, can_mount, class, class_of, tokens};
+pub use collector::{Collector, Recorded};
 pub use driver_process::DriverProcess;
 pub use mounts::{MountPoint, mounts_below};
 pub use pod::{Content, Pod, SECRETS, fill_secrets};

@@ -1,9 +1,11 @@
 //! Nothing secret is anywhere but in the volume: not in a log line, at any verbosity, nor in an error, which becomes an event,
-//! nor in a metric, whatever Azure does.
+//! nor in a metric, nor in a span, whatever Azure does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
 use azure_emulator::{Fault, FaultRule, Service};
-use e2e::{Call, DriverProcess, Scrape, Stage, StageOptions, VAULT, can_mount, class, free_address};
+use e2e::{
+    Call, Collector, DriverProcess, Scrape, Stage, StageOptions, VAULT, can_mount, class, free_address,
+};
 use std::fmt::Write;
 
 const CANARY: &str = "planted-secret-value-4711";
@@ -63,6 +65,8 @@ async fn run(arguments: &[&str], expected_in_log: &str) {
         .map(str::to_owned),
     );
     flags.push(format!("--metrics-addr={address}"));
+    let collector = Collector::start().await;
+    flags.push(format!("--otlp-endpoint={}", collector.url()));
     let mut stage = Stage::start(StageOptions { arguments: flags, ..StageOptions::default() }).await;
     stage.fill_vault();
     stage.azure.vault(VAULT).set_secret("secret1", CANARY).unwrap();
@@ -124,6 +128,12 @@ async fn run(arguments: &[&str], expected_in_log: &str) {
         let _ = call.unpublish().await;
     }
 
+    stage.driver.take().unwrap().terminate().await;
+    let spans = collector.spans();
+    let failed = spans.iter().filter(|span| span.span.status.is_some()).count();
+    assert!(failed > 100 && spans.len() > 2 * failed, "{failed} of {} spans failed", spans.len());
+    let spans = spans.iter().map(|span| format!("{span:?}")).collect::<Vec<_>>().join("\n");
+
     let log = stage.log();
     assert!(log.contains(expected_in_log), "the verbosity must show:\n{log}");
     assert!(!log.contains("panicked"), "{log}");
@@ -139,9 +149,13 @@ async fn run(arguments: &[&str], expected_in_log: &str) {
         middle(&secrets[1]),
         middle(&secrets[2]),
     ];
-    for (place, text) in
-        [("log", &log), ("errors", &said), ("metrics", &metrics.body), ("refresh", &format!("{out}{err}"))]
-    {
+    for (place, text) in [
+        ("log", &log),
+        ("errors", &said),
+        ("metrics", &metrics.body),
+        ("refresh", &format!("{out}{err}")),
+        ("spans", &spans),
+    ] {
         for canary in &canaries {
             let found = text.lines().find(|line| line.contains(canary.as_str()));
             assert_eq!(found, None, "{canary} is in the {place}");

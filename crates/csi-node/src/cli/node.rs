@@ -157,6 +157,12 @@ pub struct NodeArgs {
     #[arg(long, env = "AKV_CSI_PROMETHEUS_PORT", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub prometheus_port: Option<u16>,
 
+    /// Send spans to this collector, as http://HOST:4318 or https://HOST:PORT: OTLP over HTTP, with /v1/traces after the
+    /// address. Default: what the variables of OpenTelemetry say (OTEL_EXPORTER_OTLP_ENDPOINT and others); without them,
+    /// nothing is recorded.
+    #[arg(long, env = "AKV_CSI_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
     /// Write logs as one JSON object a line.
     #[arg(long, env = "AKV_CSI_LOG_FORMAT_JSON", default_value = "false")]
     pub log_format_json: Switch,

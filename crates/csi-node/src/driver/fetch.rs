@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
+use trace::{Kind, Span};
 use vault::{FetchRequest, Lease, ObjectVersion, VaultEndpoint};
 use zeroize::Zeroizing;
 
@@ -184,11 +185,11 @@ impl Driver {
         let failed = |cause| MountError::Provider { class: class.clone(), cause };
         let provider = ProviderName::parse(name).map_err(failed)?;
         let asked = Instant::now();
-        let delivered = self
-            .providers
-            .mount(&provider, parameters, request, self.fetched_by(deadline))
-            .await
-            .map_err(failed)?;
+        let mut span = Span::begin("v1alpha1.CSIDriverProvider/Mount", Kind::Client);
+        span.tell("akv_csi.provider", name);
+        let mount = self.providers.mount(&provider, parameters, request, self.fetched_by(deadline));
+        let delivered = span.scope(mount).await.inspect_err(|error| span.fail(error)).map_err(failed)?;
+        drop(span);
         Ok(Fetched {
             files: delivered.files,
             versions: delivered.versions.into(),

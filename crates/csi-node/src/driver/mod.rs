@@ -17,6 +17,7 @@ use crate::rotation::{Known, Schedule};
 use crate::service_account::ServiceAccounts;
 use crate::status::Ledger;
 use crate::targets::Targets;
+use crate::telemetry::Traces;
 use crate::volume::{
     Change, FORMER_FOR, Group, Payload, PayloadDigest, Seal, State, TargetPath, VolumeError, Volumes,
 };
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use trace::Context;
+use trace::{Context, Kind, Span};
 use tracing::Instrument;
 use vault::{ObjectVersion, Rendering};
 use witnesses::Witnesses;
@@ -79,6 +80,8 @@ pub struct Parts {
     pub volumes: Arc<Volumes>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is recorded of calls.
+    pub traces: Traces,
 }
 
 /// The driver behind the CSI services.
@@ -94,6 +97,7 @@ pub struct Driver {
     disk: Arc<Semaphore>,
     targets: Targets<Mounted>,
     witnesses: Witnesses,
+    traces: Traces,
 }
 
 /// What is remembered of a mounted volume. Nothing here must survive a restart: the kubelet's next republish brings it back.
@@ -145,11 +149,24 @@ pub enum Outcome {
 impl Driver {
     /// Puts the parts together.
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let Parts { classes, accounts, reporting, tokens, vault, providers, volumes, metrics } = parts;
+        let Parts { classes, accounts, reporting, tokens, vault, providers, volumes, metrics, traces } =
+            parts;
         let disk = Arc::new(Semaphore::new(MOUNTS_AT_ONCE));
         let (targets, rotation) = (Targets::default(), settings.schedule.rotation);
         let witnesses = Witnesses { reporting, metrics, ledger: Arc::default(), rotation };
-        Self { settings, classes, accounts, tokens, vault, providers, volumes, disk, targets, witnesses }
+        Self {
+            settings,
+            classes,
+            accounts,
+            tokens,
+            vault,
+            providers,
+            volumes,
+            disk,
+            targets,
+            witnesses,
+            traces,
+        }
     }
 
     /// Mounts a volume, or looks after one that is mounted.
@@ -177,6 +194,11 @@ impl Driver {
             self.witnesses.refused(&target, &error, started.elapsed());
             Err(error)
         })
+    }
+
+    /// What is recorded of calls.
+    pub fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     /// What is counted.
@@ -355,7 +377,12 @@ impl Driver {
                     let change = volumes.publish(target, &payload, group)?;
                     Ok((change, volumes.seal(target).map(|seal| Proven { seal, digest })))
                 };
-                let written = self.on_disk(&request.target, write).await?;
+                let mut span = Span::begin("write volume", Kind::Internal);
+                let written = span.scope(self.on_disk(&request.target, write)).await?;
+                match &written {
+                    Ok((change, _)) => span.tell("akv_csi.change", format_args!("{change:?}")),
+                    Err(error) => span.fail(error),
+                }
                 written.map_err(|error: VolumeError| failed(error.into()))?
             }
         };
@@ -383,7 +410,9 @@ impl Driver {
             };
             *claim = None;
             driver.witnesses.leaving(&target);
-            let removed = driver.on_disk(&target, Volumes::unpublish).await;
+            let span = Span::begin("unmount volume", Kind::Internal);
+            let removed = span.scope(driver.on_disk(&target, Volumes::unpublish)).await;
+            drop(span);
             removed.map_err(|error| UnpublishError::Internal {
                 target: target.to_string(),
                 cause: error.to_string(),
@@ -391,7 +420,8 @@ impl Driver {
             driver.witnesses.gone(&target);
             Ok(())
         };
-        let removed = tokio::spawn(work.in_current_span()).await.unwrap_or_else(|failure| {
+        let context = Context::current().unwrap_or_default();
+        let removed = tokio::spawn(context.scope(work).in_current_span()).await.unwrap_or_else(|failure| {
             Err(UnpublishError::Internal { target: path.to_string(), cause: crate::error::ended(&failure) })
         });
         if let Err(error) = &removed {

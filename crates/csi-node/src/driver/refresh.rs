@@ -8,7 +8,7 @@ use crate::volume::{Change, State, TargetPath, Volumes};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
-use trace::Context;
+use trace::{Kind, Span};
 use tracing::Instrument;
 
 /// Which mounted volumes are meant; what is not given picks all.
@@ -58,10 +58,22 @@ impl Driver {
     pub async fn refresh(self: &Arc<Self>, wanted: &Selection) -> Vec<Refreshed> {
         let mut work = tokio::task::JoinSet::new();
         for target in self.targets.known() {
-            let (driver, wanted, context) = (Arc::clone(self), wanted.clone(), Context::new());
-            let span = tracing::info_span!("refresh", trace_id = %context.trace_id());
-            let one = async move { driver.refresh_one(target, &wanted).await };
-            work.spawn(context.scope(one).instrument(span));
+            let (driver, wanted) = (Arc::clone(self), wanted.clone());
+            let mut span = Span::below(&self.traces.begin(None), "refresh", Kind::Internal);
+            let log = tracing::info_span!("refresh", trace_id = %span.trace_id());
+            let one = async move {
+                let done = span.scope(driver.refresh_one(target, &wanted)).await;
+                if let Some(done) = &done {
+                    span.tell("akv_csi.pod", &done.pod);
+                    span.tell("akv_csi.class", &done.class);
+                    span.tell("akv_csi.outcome", format_args!("{:?}", done.outcome));
+                    if let Some(error) = &done.error {
+                        span.fail(error);
+                    }
+                }
+                done
+            };
+            work.spawn(one.instrument(log));
         }
         let mut done: Vec<Refreshed> = work.join_all().await.into_iter().flatten().collect();
         done.sort_by(|a, b| (&a.pod, &a.target).cmp(&(&b.pod, &b.target)));

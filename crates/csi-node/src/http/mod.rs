@@ -38,6 +38,16 @@ pub fn client_trusting(anchors: Anchors, custom_user_agent: &str) -> Result<reqw
     client_verifying(Arc::new(verifier), custom_user_agent)
 }
 
+/// Makes a client for a collector of traces, which trusts the same servers. Collectors within a cluster speak plain HTTP.
+///
+/// # Errors
+/// As [`client`].
+pub fn client_for_collector(custom_user_agent: &str) -> Result<reqwest::Client, StartError> {
+    let verifier = Verifier::new(Anchors::from_environment()?, Arc::new(ring::default_provider()))?;
+    let client = builder(Arc::new(verifier), custom_user_agent)?.https_only(false).build();
+    client.map_err(|error| StartError::Http(crate::error::chain(&error)))
+}
+
 /// Makes a client as [`client_trusting`] does, whose servers are judged by this verifier.
 ///
 /// # Errors
@@ -46,6 +56,14 @@ pub fn client_verifying(
     verifier: Arc<dyn ServerCertVerifier>,
     custom_user_agent: &str,
 ) -> Result<reqwest::Client, StartError> {
+    let client = builder(verifier, custom_user_agent)?.build();
+    client.map_err(|error| StartError::Http(crate::error::chain(&error)))
+}
+
+fn builder(
+    verifier: Arc<dyn ServerCertVerifier>,
+    custom_user_agent: &str,
+) -> Result<reqwest::ClientBuilder, StartError> {
     let mut agent = format!("akv-csi/{}", env!("CARGO_PKG_VERSION"));
     if !custom_user_agent.is_empty() {
         agent = format!("{agent} {custom_user_agent}");
@@ -67,14 +85,12 @@ pub fn client_verifying(
     // A TLS configuration that is handed over is taken as it is: nobody else names the protocols.
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
 
-    reqwest::Client::builder()
+    Ok(reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(agent)
         .connect_timeout(CONNECT)
         .pool_idle_timeout(IDLE)
         .tcp_keepalive(KEEP_ALIVE)
         .redirect(reqwest::redirect::Policy::none())
-        .https_only(true)
-        .build()
-        .map_err(|error| failed(&error))
+        .https_only(true))
 }

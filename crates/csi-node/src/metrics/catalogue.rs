@@ -138,6 +138,8 @@ catalogue! {
     EVENTS_DROPPED = Own Counter "akv_csi_events_dropped_total" []
         "Events on pods that were not told: there were too many, or the API server did not take them";
 
+    SPANS = Own Counter "akv_csi_spans_total" ["outcome"]
+        "Spans for a collector of traces: exported, or dropped because there were too many or the collector did not take them";
     BUILD = Own Info "akv_csi_build_info" ["version"]
         "The version that runs";
     PROCESS_CPU = Process Counter "process_cpu_seconds_total" []

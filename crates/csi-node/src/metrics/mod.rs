@@ -12,6 +12,7 @@ pub mod objects;
 mod process;
 mod registry;
 pub mod server;
+pub mod spans;
 pub mod upstream;
 pub mod volumes;
 
@@ -25,6 +26,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use registry::Registries;
+use spans::SpanMetrics;
 use std::sync::Arc;
 use upstream::{TokenMetrics, VaultMetrics};
 use volumes::VolumeMetrics;
@@ -42,6 +44,8 @@ pub struct Metrics {
     pub tokens: TokenMetrics,
     /// The API server: Secrets, status objects, events.
     pub objects: ObjectMetrics,
+    /// Spans.
+    pub spans: Arc<SpanMetrics>,
     registries: [Registry; 3],
 }
 
@@ -54,9 +58,10 @@ impl Metrics {
         let volumes = VolumeMetrics::register(&mut to);
         let vault = Arc::new(VaultMetrics::register(&mut to));
         let tokens = TokenMetrics::register(&mut to);
+        let spans = Arc::new(SpanMetrics::register(&mut to));
         to.info(&BUILD, Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         to.collector(Scrape(Arc::new(process::Process::starting())));
-        Self { calls, volumes, vault, tokens, objects, registries: to.finish() }
+        Self { calls, volumes, vault, tokens, objects, spans, registries: to.finish() }
     }
 
     /// What a scraper gets.

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
+use trace::{Kind, Span};
 
 /// Everything that the work needs.
 pub(super) struct Worker {
@@ -212,7 +213,11 @@ impl Worker {
         };
         let new = progress.status.is_none() && occasion == Occasion::Published(Shown::Mounted);
         let expect = if new { Expect::None } else { Expect::One };
-        let (written, uid) = self.statuses.ensure(&wanted, expect).await?;
+        let mut span = Span::begin("write pod status", Kind::Internal);
+        let written = span.scope(self.statuses.ensure(&wanted, expect)).await;
+        let (written, uid) = written.inspect_err(|error| span.fail(error))?;
+        span.tell("akv_csi.outcome", format_args!("{written:?}"));
+        drop(span);
         let count = match written {
             Written::Unchanged => &self.counts.statuses_unchanged,
             Written::Created | Written::Updated => &self.counts.statuses_written,
@@ -269,7 +274,13 @@ impl Worker {
         let wanted =
             synced_secret::Wanted { pod, class, secret_objects: objects, files: &files, source, owners };
         let started = Instant::now();
-        let results = self.secrets.sync(wanted).await;
+        let mut span = Span::begin("sync Secrets", Kind::Internal);
+        span.set("akv_csi.secrets", objects.len());
+        let results = span.scope(self.secrets.sync(wanted)).await;
+        if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
+            span.fail(error);
+        }
+        drop(span);
         let took = started.elapsed();
 
         let rotated = progress.news == Some(Shown::Rotated);

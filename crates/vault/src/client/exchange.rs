@@ -11,6 +11,7 @@ use tokio::{
     sync::OnceCell,
     time::{Instant, sleep_until, timeout_at},
 };
+use trace::Span;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -85,6 +86,7 @@ impl Exchange<'_> {
         let told = remembered.is_some();
         let mut rescoped = 0;
         let mut retries = 0;
+        let mut sent = 0;
         let mut no_token = None;
         let mut refused = false;
         loop {
@@ -98,7 +100,8 @@ impl Exchange<'_> {
                 Err(cause) => return Err(cause),
             };
             let turn = self.vault.turn(self.urgency, self.deadline).await?;
-            let attempt = self.attempt(url, &scope, token.as_deref().map(String::as_str)).await;
+            let attempt = self.attempt(url, &scope, token.as_deref().map(String::as_str), sent).await;
+            sent += 1;
             match &attempt {
                 Ok(Attempt::Later { cause, asked_for }) => {
                     turn.throttled(*asked_for, cause);
@@ -176,7 +179,7 @@ impl Exchange<'_> {
         let ask = || async {
             let _turn = self.vault.turn(self.urgency, self.deadline).await.ok()?;
             let until = self.deadline.min(Instant::now() + LONGEST_ATTEMPT);
-            let response = timeout_at(until, self.send(url, None)).await.ok()?.ok()?;
+            let response = timeout_at(until, self.send(url, None, 0)).await.ok()?.ok()?;
             if response.status() != StatusCode::UNAUTHORIZED {
                 return None;
             }
@@ -201,11 +204,17 @@ impl Exchange<'_> {
         }
     }
 
-    async fn attempt(&self, url: &Url, scope: &str, token: Option<&str>) -> Result<Attempt, Cause> {
+    async fn attempt(
+        &self,
+        url: &Url,
+        scope: &str,
+        token: Option<&str>,
+        resent: u32,
+    ) -> Result<Attempt, Cause> {
         let began = Instant::now();
         let until = self.deadline.min(began + LONGEST_ATTEMPT);
         let work = async {
-            let response = match self.send(url, token).await {
+            let response = match self.send(url, token, resent).await {
                 Ok(response) => response,
                 Err(cause) => return Err(cause),
             };
@@ -224,7 +233,7 @@ impl Exchange<'_> {
     }
 
     /// Sends, and follows redirects as long as they stay at this vault.
-    async fn send(&self, url: &Url, token: Option<&str>) -> Result<Response, Cause> {
+    async fn send(&self, url: &Url, token: Option<&str>, resent: u32) -> Result<Response, Cause> {
         let mut url = url.clone();
         for _ in 0..=MOST_REDIRECTS {
             let mut request = Request::new(Method::GET, url.clone());
@@ -238,12 +247,17 @@ impl Exchange<'_> {
                 bearer.set_sensitive(true);
                 headers.insert(header::AUTHORIZATION, bearer);
             }
-            let context = trace::Context::current().unwrap_or_default();
+            let mut span = Span::begin("GET", trace::Kind::Client);
+            span.tell("http.request.method", "GET");
+            span.tell("url.full", &url);
+            span.tell("server.address", url.host_str().unwrap_or_default());
+            span.set("server.port", url.port_or_known_default().unwrap_or_default());
+            if resent > 0 {
+                span.set("http.request.resend_count", resent);
+            }
             // Key Vault's diagnostic logs show the second one as the correlation id.
-            let ids = [
-                ("traceparent", context.traceparent()),
-                ("x-ms-client-request-id", context.trace_id().to_guid()),
-            ];
+            let ids =
+                [("traceparent", span.traceparent()), ("x-ms-client-request-id", span.trace_id().to_guid())];
             for (name, value) in ids {
                 if let Ok(value) = header::HeaderValue::from_maybe_shared(value) {
                     headers.insert(name, value);
@@ -252,8 +266,18 @@ impl Exchange<'_> {
             self.requests.fetch_add(1, Relaxed);
             let response = self.transport.execute(request).await;
             self.observer.answered(response.as_ref().ok().map(|response| response.status().as_u16()));
-            let response = response.map_err(|Unreachable(cause)| cause)?;
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+            let response = response.map_err(|Unreachable(cause)| {
+                span.tell("error.type", "unreachable");
+                span.fail(&cause);
+                cause
+            })?;
+            let status = response.status().as_u16();
+            span.set("http.response.status_code", status);
+            if status >= 400 {
+                span.tell("error.type", status);
+                span.fail(format_args!("HTTP {status}"));
+            }
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
             let target = response

@@ -25,6 +25,7 @@ use futures::{
     stream::FuturesUnordered,
 };
 use tokio::time::{Instant, sleep};
+use trace::Span;
 use url::Url;
 
 pub use auth::Credential;
@@ -354,7 +355,9 @@ impl Client {
             let (shared, learnt) = (Arc::clone(&self.shared), Arc::clone(&round.learnt));
             let requests = Arc::clone(&round.requests);
             // Whoever waits for it polls it; it belongs to whoever began it.
-            let context = trace::Context::current().unwrap_or_default();
+            let mut span = Span::begin("fetch from Key Vault", trace::Kind::Internal);
+            span.tell("akv_csi.object.type", kind.as_str());
+            span.tell("akv_csi.object.name", &object.name);
             asked.store(true, Ordering::Relaxed);
             observer.looked_up(Lookup::Miss);
             let (endpoint, credential) = (request.endpoint.clone(), Arc::clone(&request.credential));
@@ -383,7 +386,14 @@ impl Client {
                 shared.options.observer.fetched(kind, told, began.elapsed());
                 outcome
             };
-            context.scope(work).boxed()
+            async move {
+                let outcome = span.scope(work).await;
+                if let Err(cause) = &outcome {
+                    span.fail(cause);
+                }
+                outcome
+            }
+            .boxed()
         };
         let mut looking = std::pin::pin!(self.cache.get(key, wanted, ask));
         let at_once = looking.as_mut().now_or_never();

@@ -10,3 +10,4 @@ mod relay;
 mod secrets;
 mod setting;
 mod statuses;
+mod traces;
