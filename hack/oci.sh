@@ -1,11 +1,12 @@
 # Writes images without a daemon; sourced by the scripts that need one.
 # shellcheck shell=bash
 
-# oci_image OUT NAME ARCHITECTURE ROOTFS ENTRYPOINT: one layer from a folder, as a tar that `ctr images import`, `podman load`
-# and `docker load` take. The same folder gives the same bytes. ENTRYPOINT is a JSON list.
+# oci_image OUT NAME ARCHITECTURE ROOTFS ENTRYPOINT [VERSION COMMIT]: one layer from a folder, as a tar that `ctr images import`,
+# `podman load` and `docker load` take. The same folder gives the same bytes. ENTRYPOINT is a JSON list. VERSION and COMMIT become
+# labels, and SOURCE_DATE_EPOCH the date.
 oci_image() {
-    local out=$1 name=$2 architecture=$3 rootfs=$4 entrypoint=$5
-    local work layer diff config manifest size
+    local out=$1 name=$2 architecture=$3 rootfs=$4 entrypoint=$5 version=${6:-} commit=${7:-}
+    local work layer diff config manifest size created labels
     work=$(mktemp -d)
     mkdir -p "$work/blobs/sha256"
     # blob FILE: moves it to where its digest says, and prints the digest.
@@ -22,8 +23,13 @@ oci_image() {
     size=$(stat -c %s "$work/layer.gz")
     layer=$(blob "$work/layer.gz")
 
-    printf '{"architecture":"%s","os":"linux","config":{"Entrypoint":%s,"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]},"history":[{"created_by":"akv-csi"}]}' \
-        "$architecture" "$entrypoint" "$diff" >"$work/config"
+    created=$(date --utc --date="@${SOURCE_DATE_EPOCH:-0}" +%FT%TZ)
+    labels='{}'
+    if [ -n "$version" ]; then
+        labels=$(printf '{"org.opencontainers.image.version":"%s","org.opencontainers.image.revision":"%s"}' "$version" "$commit")
+    fi
+    printf '{"created":"%s","architecture":"%s","os":"linux","config":{"Entrypoint":%s,"Env":["PATH=/bin"],"Labels":%s},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]},"history":[{"created":"%s","created_by":"akv-csi"}]}' \
+        "$created" "$architecture" "$entrypoint" "$labels" "$diff" "$created" >"$work/config"
     local config_size
     config_size=$(stat -c %s "$work/config")
     config=$(blob "$work/config")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building (prepare.sh build) or testing (prepare.sh test) needs and this machine lacks.
+# Installs what this machine lacks: for building (prepare.sh build), for testing (prepare.sh test), for fuzzing (prepare.sh fuzz),
+# for the image of an architecture (prepare.sh image amd64|arm64).
 . "$(dirname "$0")/lib.sh"
 what=${1:-build}
 
@@ -28,5 +29,13 @@ cargo --version >/dev/null || fail "cargo does not run; see https://rustup.rs"
 if [ "$what" = fuzz ]; then
     command -v g++ >/dev/null || apt_install g++
     rustc +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
+fi
+if [ "$what" = image ]; then
+    # musl is linked from what comes with Rust's target; the C compiler is for the crypto library, and the linker.
+    case ${2:?amd64 or arm64}-$(uname -m) in
+        amd64-x86_64 | arm64-aarch64) command -v musl-gcc >/dev/null || (apt_install musl-tools) || say "NOTICE: no musl-tools" ;;
+        amd64-*) command -v x86_64-linux-gnu-gcc >/dev/null || apt_install gcc-x86-64-linux-gnu libc6-dev-amd64-cross ;;
+        arm64-*) command -v aarch64-linux-gnu-gcc >/dev/null || apt_install gcc-aarch64-linux-gnu libc6-dev-arm64-cross ;;
+    esac
 fi
 if [ "$what" = test ] && [ -n "${CI:-}" ]; then "$root/hack/kubernetes/build.sh" kube-apiserver >/dev/null; fi
