@@ -2,7 +2,8 @@
 # A real single-node Kubernetes with the driver in it, in namespaces of its own: nothing of it is seen outside, and all of it is
 # gone with its first process.
 #
-#   cluster.sh e2e [--only TEXT]…   every case, one line each; --list names them
+#   cluster.sh e2e [--only TEXT]…   every case, one line each
+#   cluster.sh list                 their names
 #   cluster.sh up                   leaves it running in the foreground, for work by hand in another terminal:
 #   cluster.sh kubectl ARGUMENTS…   as the cluster's administrator
 #   cluster.sh enter [COMMAND…]     a shell, or a command, beside the cluster's processes
@@ -64,6 +65,11 @@ needs_root() {
     [ "$(id -u)" = 0 ] || { lacking "the cluster (it takes root)"; exit 0; }
 }
 
+build_program() {
+    say "building the cluster's program"
+    (cd "$root" && cargo build -p cluster --bins)
+}
+
 prepare() {
     local missing=()
     command -v etcd >/dev/null || missing+=(etcd-server)
@@ -79,10 +85,11 @@ prepare() {
     "$root/hack/prepare.sh" build
 
     kubernetes=$("$root/hack/kubernetes/build.sh")
+    "$root/hack/chart.sh" install
+    command -v helm >/dev/null || fail "the driver is installed by Helm, and there is none"
     # Its own code has to be the same, its speed has not: an optimised build takes five minutes more.
     image=$("$root/hack/image.sh" --profile "${AKV_CSI_CLUSTER_PROFILE:-dev}")
-    say "building the cluster's program"
-    (cd "$root" && cargo build -p cluster --bins)
+    build_program
 
     # shellcheck source=hack/oci.sh
     . "$root/hack/oci.sh"
@@ -98,8 +105,10 @@ prepare() {
     rm -rf "$busybox"
 }
 
-# run COMMAND…: the cluster's program in its namespaces.
+# run COMMAND ARGUMENTS…: the cluster's program in its namespaces.
 run() {
+    local command=$1
+    shift
     ! keeper >/dev/null || fail "a cluster of this checkout is running: hack/cluster.sh down ends it"
     tear_down
     mkdir -p "$state"
@@ -107,7 +116,7 @@ run() {
     trap tear_down EXIT
     unshare --mount --net --pid --ipc --fork --kill-child --mount-proc --propagation private \
         bash "$root/hack/cluster-room.sh" "$name" \
-        "$built/debug/cluster" --state "$state" --cgroup "/$name" --kubernetes "$kubernetes" \
+        "$built/debug/cluster" "$command" --state "$state" --cgroup "/$name" --kubernetes "$kubernetes" \
         --image "$image" --image "$built/image/busybox.tar" --image "$built/image/pause.tar" \
         --checkout "$root" "$@" &
     local pid=$!
@@ -131,8 +140,8 @@ inside() {
 command=${1:-}
 [ $# = 0 ] || shift
 case $command in
-    e2e) needs_root; case " $* " in *" --list "*) ;; *) : ;; esac; prepare; run e2e "$@" ;;
-    up) needs_root; prepare; run up "$@" ;;
+    e2e | up) needs_root; prepare; run "$command" "$@" ;;
+    list) build_program; "$built/debug/cluster" list ;;
     down) needs_root; tear_down ;;
     kubectl)
         kubectl=$(command -v kubectl || true)

@@ -82,6 +82,7 @@ impl Cluster {
         azure.imds().assign_user(&vm_identity.client_id).expect("a known identity");
         azure.entra().add_secret(&application.client_id, CLIENT_SECRET, None).expect("a known identity");
 
+        name_azure(&places);
         let credentials = Credentials::create(&places);
         std::fs::write(places.admin(), credentials.kubeconfig("admin", Some("system:masters")))
             .expect("the state folder is writable");
@@ -110,9 +111,14 @@ impl Cluster {
         };
         cluster.node_ready("node-1").await;
         progress("containerd and the kubelet run, the node is ready");
+        let authority = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": manifests::AZURE_CA},
+            "data": {"ca.pem": cluster.azure.ca_pem()},
+        });
+        cluster.apply_all(DRIVER_NAMESPACE, &[authority]).await;
         cluster.install().await;
         cluster.driver_ready().await;
-        progress("the driver's DaemonSet is ready, from the project's manifests and image");
+        progress("the driver's DaemonSet is ready, from the project's chart and image");
         cluster
     }
 
@@ -129,25 +135,23 @@ impl Cluster {
         self.driver_ready().await;
     }
 
-    /// Applies the project's manifests. What is there already is left as it is.
+    /// Installs the driver as most people do: by the Helm chart, whose hook brings the CRDs.
     pub async fn install(&self) {
+        self.helm_install().await.unwrap_or_else(|error| panic!("helm install: {error}"));
+    }
+
+    /// Applies the project's CRDs and manifests with kubectl, as people without Helm do and `docs/migration.md` says.
+    pub async fn apply_manifests(&self) {
         let deploy = self.places.checkout.join("deploy");
         self.apply_all(DRIVER_NAMESPACE, &manifests::folder(&deploy.join("crds"))).await;
-        let ca = json!({
-            "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": {"name": "azure-ca", "namespace": DRIVER_NAMESPACE},
-            "data": {"ca.pem": self.azure.ca_pem()},
-        });
         let mut documents = manifests::folder(&deploy.join("manifests"));
-        let version = env!("CARGO_PKG_VERSION");
-        let vault_host = format!("{VAULT}.vault.azure.net");
-        let daemon_sets = documents.iter_mut().filter(|document| document["kind"] == "DaemonSet");
-        for daemon_set in daemon_sets {
-            manifests::adapt(daemon_set, &format!("akv-csi:{version}"), &vault_host);
+        for daemon_set in documents.iter_mut().filter(|document| document["kind"] == "DaemonSet") {
+            manifests::adapt(daemon_set);
         }
-        documents.insert(0, ca);
         documents.extend(manifests::syncing());
-        self.apply_all(DRIVER_NAMESPACE, &documents).await;
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": documents}).to_string();
+        let applied = self.run("kubectl", &["apply", "--filename=-"], Some(&list)).await;
+        applied.unwrap_or_else(|error| panic!("kubectl apply: {error}"));
     }
 
     /// Waits until the driver runs on every node in its newest form, and the kubelets know it.
@@ -204,6 +208,12 @@ impl Cluster {
         self.azure.entra().federate(&self.workload_identity.client_id, federation).expect("a known identity");
     }
 
+    /// Ends all of the workload identity's trust: it takes twenty federated credentials, and the namespaces of cases that are over
+    /// are gone.
+    pub fn trust_nobody(&self) {
+        self.azure.entra().clear_federations(&self.workload_identity.client_id).expect("a known identity");
+    }
+
     /// An object, or nothing where there is none or no API server.
     pub async fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<Value> {
         api::get(&self.client, kind, namespace, name).await.ok().flatten()
@@ -224,30 +234,39 @@ impl Cluster {
     /// # Errors
     /// What it says on its standard error.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
-        self.kubectl_with(arguments, None).await
+        self.run("kubectl", arguments, None).await
     }
 
-    async fn kubectl_with(&self, arguments: &[&str], input: Option<&str>) -> Result<String, String> {
-        let mut child = Command::new(self.places.program("kubectl"))
+    /// Runs a program that takes a kubeconfig, with the administrator's and with nothing of the machine's own settings.
+    ///
+    /// # Errors
+    /// All that it says, on both of its outputs.
+    pub(crate) async fn run(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        input: Option<&str>,
+    ) -> Result<String, String> {
+        let mut child = Command::new(self.places.program(program))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.places.run("home"))
-            .arg("--kubeconfig")
-            .arg(self.places.admin())
+            .env("KUBECONFIG", self.places.admin())
             .args(arguments)
             .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("kubectl was built or is on the PATH");
+            .unwrap_or_else(|error| panic!("{program} was built or is on the PATH: {error}"));
         if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-            // A kubectl that refuses its arguments reads nothing; its own words tell more than a broken pipe.
+            // One that refuses its arguments reads nothing; its own words tell more than a broken pipe.
             let _ = pipe.write_all(input.as_bytes()).await;
         }
         let output = child.wait_with_output().await.expect("a child can be waited for");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+        let (out, err) = (text(output.stdout), text(output.stderr));
+        if output.status.success() { Ok(out) } else { Err(out + &err) }
     }
 
     /// Applies a manifest, which may hold several documents.
@@ -267,7 +286,7 @@ impl Cluster {
         }
         let mut outcome = Ok(String::new());
         for _ in 0..20 {
-            outcome = self.kubectl_with(&arguments, Some(&list)).await;
+            outcome = self.run("kubectl", &arguments, Some(&list)).await;
             if outcome.is_ok() {
                 return;
             }
@@ -426,6 +445,17 @@ impl Cluster {
     pub fn log_tail(&self, part: &str, lines: usize) -> String {
         tail(&self.places.log(part), lines)
     }
+}
+
+/// Gives Azure's names the emulator's address: for everything here, and for pods in the node's network, which have the node's
+/// hosts file.
+fn name_azure(places: &Places) {
+    let hosts = places.run("").join("hosts");
+    let text = format!("127.0.0.1 localhost\n{AZURE} login.microsoftonline.com {VAULT}.vault.azure.net\n");
+    std::fs::write(&hosts, text).expect("a fresh tmpfs is writable");
+    let mounted = std::process::Command::new("mount").arg("--bind").arg(&hosts).arg("/etc/hosts").status();
+    let mounted = mounted.expect("every machine has mount");
+    assert!(mounted.success(), "mount ends with {mounted}");
 }
 
 /// Whether a condition of an object holds.

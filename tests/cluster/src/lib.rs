@@ -5,7 +5,7 @@
 //! * [`Node`]: containerd and the kubelet, and a second one where a case wants it;
 //! * the Azure emulator, under Azure's own host names,
 //!
-//! installs the project's own manifests and image, and plays the [`cases`]. [`Cluster`] is all of it together.
+//! installs the project's own chart and image, and plays the [`cases`]. [`Cluster`] is all of it together.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -20,6 +20,7 @@ pub mod cases;
 mod cluster;
 mod control_plane;
 mod credentials;
+mod helm;
 mod manifests;
 mod node;
 mod old_driver;

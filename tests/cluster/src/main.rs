@@ -1,7 +1,7 @@
 //! The program `cluster`. `hack/cluster.sh` starts it in namespaces of its own, where it may do as it likes.
 #![allow(clippy::expect_used, reason = "test code: a broken assumption should end the run where it is found")]
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use cluster::{Cluster, Places, cases};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -12,6 +12,31 @@ use tokio::signal::unix::{SignalKind, signal};
 /// A real single-node Kubernetes with the driver in it. Run `hack/cluster.sh`, which calls this where it belongs.
 #[derive(Debug, Parser)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Plays every case and says how each went.
+    E2e {
+        #[command(flatten)]
+        paths: Paths,
+        /// Only cases whose name contains this; may be given several times.
+        #[arg(long)]
+        only: Vec<String>,
+    },
+    /// Leaves the cluster running until it is told to stop.
+    Up {
+        #[command(flatten)]
+        paths: Paths,
+    },
+    /// Names the cases.
+    List,
+}
+
+#[derive(Debug, Args)]
+struct Paths {
     /// Folder for logs and the administrator's kubeconfig.
     #[arg(long)]
     state: PathBuf,
@@ -27,39 +52,35 @@ struct Arguments {
     /// The cgroup below which pods are to be.
     #[arg(long)]
     cgroup: String,
-    #[command(subcommand)]
-    command: Command,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Plays every case and says how each went.
-    E2e {
-        /// Only cases whose name contains this; may be given several times.
-        #[arg(long)]
-        only: Vec<String>,
-    },
-    /// Leaves the cluster running until it is told to stop.
-    Up,
+impl From<Paths> for Places {
+    fn from(paths: Paths) -> Self {
+        let Paths { state, kubernetes, image: images, checkout, cgroup } = paths;
+        Self { state, kubernetes, images, checkout, cgroup }
+    }
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let (paths, only) = match Arguments::parse().command {
+        Command::E2e { paths, only } => (paths, Some(only)),
+        Command::Up { paths } => (paths, None),
+        Command::List => {
+            for case in cases::all().into_iter().flatten() {
+                println!("{}", case.name);
+            }
+            return ExitCode::SUCCESS;
+        }
+    };
+    let places = Places::from(paths);
+    let logs = places.state.join("logs");
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate()).expect("signals"),
         signal(SignalKind::interrupt()).expect("signals"),
     );
-    let places = Places {
-        state: arguments.state,
-        kubernetes: arguments.kubernetes,
-        images: arguments.image,
-        checkout: arguments.checkout,
-        cgroup: arguments.cgroup,
-    };
-    let logs = places.state.join("logs");
     let outcome = tokio::select! {
-        outcome = run(places, arguments.command) => outcome,
+        outcome = run(places, only) => outcome,
         _ = terminate.recv() => ExitCode::FAILURE,
         _ = interrupt.recv() => ExitCode::FAILURE,
     };
@@ -69,7 +90,8 @@ async fn main() -> ExitCode {
     outcome
 }
 
-async fn run(places: Places, command: Command) -> ExitCode {
+/// Starts the cluster, and plays the cases whose name contains one of these texts; without a list of them, it leaves it running.
+async fn run(places: Places, only: Option<Vec<String>>) -> ExitCode {
     cases::quiet_panics();
     let started = Instant::now();
     let step = |text: &str| tell("ok", "\x1b[32m", started, text);
@@ -80,8 +102,8 @@ async fn run(places: Places, command: Command) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match command {
-        Command::Up => {
+    match only {
+        None => {
             println!(
                 "\nThe cluster runs until Ctrl-C. In another terminal:\n  hack/cluster.sh kubectl get pods -A\n  \
                  hack/cluster.sh enter curl http://198.51.100.2:8078/_control"
@@ -89,7 +111,7 @@ async fn run(places: Places, command: Command) -> ExitCode {
             std::future::pending::<()>().await;
             ExitCode::SUCCESS
         }
-        Command::E2e { only } => {
+        Some(only) => {
             let mut failed = 0;
             let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
             for group in cases::all() {
@@ -112,6 +134,7 @@ async fn run(places: Places, command: Command) -> ExitCode {
                     }
                 });
                 let outcomes: Vec<bool> = futures::future::join_all(playing).await;
+                cluster.trust_nobody();
                 let failures = outcomes.iter().filter(|passed| !**passed).count();
                 if failures > 0 {
                     let log = cluster.driver_log().await;

@@ -29,33 +29,59 @@ pub const DAEMON_SET: &str = "secrets-store-csi-driver";
 /// The driver's container.
 pub const CONTAINER: &str = "secrets-store";
 
-/// Makes the driver's DaemonSet find the emulated Azure where it looks for the real one, look again every few seconds, and run
-/// the image that was loaded.
-pub fn adapt(daemon_set: &mut Value, image: &str, vault_host: &str) {
+/// The ConfigMap with the authority of the emulated Azure.
+pub const AZURE_CA: &str = "azure-ca";
+/// Seconds instead of minutes, so that cases see a rotation.
+const ROTATION: &str = "3s";
+
+/// What the driver needs to trust the emulated Azure and to find its metadata service.
+fn environment() -> [Value; 2] {
+    [
+        json!({"name": "SSL_CERT_FILE", "value": "/azure-ca/ca.pem"}),
+        json!({"name": "AZURE_POD_IDENTITY_AUTHORITY_HOST", "value": format!("http://{AZURE}")}),
+    ]
+}
+
+fn authority() -> Value {
+    json!({"name": AZURE_CA, "configMap": {"name": AZURE_CA}})
+}
+
+fn authority_mount() -> Value {
+    json!({"name": AZURE_CA, "mountPath": "/azure-ca", "readOnly": true})
+}
+
+/// The chart's values for a cluster of tests: the image that was loaded, an emulated Azure, a rotation every few seconds, and
+/// Secrets kept.
+pub fn values() -> Value {
+    json!({
+        "image": {"pullPolicy": "Never"},
+        "enableSecretRotation": true,
+        "rotationPollInterval": ROTATION,
+        "syncSecret": {"enabled": true},
+        "linux": {"env": environment(), "volumes": [authority()], "volumeMounts": [authority_mount()]},
+    })
+}
+
+/// The same for a DaemonSet of the plain manifests.
+pub fn adapt(daemon_set: &mut Value) {
     let spec = &mut daemon_set["spec"]["template"]["spec"];
-    spec["hostAliases"] =
-        json!([{"ip": AZURE.to_string(), "hostnames": ["login.microsoftonline.com", vault_host]}]);
-    push(&mut spec["volumes"], json!({"name": "azure-ca", "configMap": {"name": "azure-ca"}}));
+    push(&mut spec["volumes"], authority());
     let containers = spec["containers"].as_array_mut().expect("a pod has containers");
     let container = containers.iter_mut().find(|container| container["name"] == CONTAINER);
     let container = container.expect("the driver's container keeps its name, which tools rely on");
-    container["image"] = image.into();
+    container["image"] = format!("akv-csi:{}", env!("CARGO_PKG_VERSION")).into();
     container["imagePullPolicy"] = "Never".into();
-    push(
-        &mut container["volumeMounts"],
-        json!({"name": "azure-ca", "mountPath": "/azure-ca", "readOnly": true}),
-    );
-    push(&mut container["env"], json!({"name": "SSL_CERT_FILE", "value": "/azure-ca/ca.pem"}));
-    push(
-        &mut container["env"],
-        json!({"name": "AZURE_POD_IDENTITY_AUTHORITY_HOST", "value": format!("http://{AZURE}")}),
-    );
+    push(&mut container["volumeMounts"], authority_mount());
+    for variable in environment() {
+        push(&mut container["env"], variable);
+    }
     let arguments = container["args"].as_array_mut().expect("the driver has arguments");
     arguments.retain(|argument| {
         let text = argument.as_str().unwrap_or_default();
         !text.starts_with("--rotation-poll-interval") && !text.starts_with("--enable-secret-rotation")
     });
-    arguments.extend(["--enable-secret-rotation=true".into(), "--rotation-poll-interval=3s".into()]);
+    arguments.push("--enable-secret-rotation=true".into());
+    arguments.push(format!("--rotation-poll-interval={ROTATION}").into());
 }
 
 /// What the chart adds with `syncSecret.enabled`, and the plain manifests leave to the operator: the right to keep Secrets.

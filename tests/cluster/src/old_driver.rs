@@ -12,6 +12,7 @@ use proto::csi::{
     NodeStageVolumeResponse, NodeUnpublishVolumeRequest, NodeUnpublishVolumeResponse,
     NodeUnstageVolumeRequest, NodeUnstageVolumeResponse,
 };
+use serde_json::{Value, json};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +68,35 @@ impl OldDriver {
         // Aborted tasks have let go of the registration socket; the other one is nobody's.
         let _ = std::fs::remove_file(SOCKET);
     }
+}
+
+/// The CSIDriver object of its chart.
+pub fn csi_driver() -> Value {
+    json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER_NAME},
+        "spec": {
+            "podInfoOnMount": true,
+            "attachRequired": false,
+            "volumeLifecycleModes": ["Ephemeral"],
+            "requiresRepublish": false,
+            "tokenRequests": [{"audience": "api://AzureADTokenExchange"}],
+        },
+    })
+}
+
+/// A status object as it leaves one: under the name that every version gives it, with content of its time.
+pub fn status(pod: &str, namespace: &str, class: &str, labels: &Value) -> Value {
+    json!({
+        "apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClassPodStatus",
+        "metadata": {"name": format!("{pod}-{namespace}-{class}"), "labels": labels},
+        "status": {
+            "podName": pod,
+            "secretProviderClassName": class,
+            "mounted": true,
+            "targetPath": "/var/lib/kubelet/pods/of-another-time/mount",
+            "objects": [{"id": "secret/forgotten", "version": "0"}, {"id": "secret/inherited", "version": "0"}],
+        },
+    })
 }
 
 fn listen(path: &str) -> UnixListenerStream {

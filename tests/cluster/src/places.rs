@@ -19,7 +19,7 @@ const RUN: &str = "/run/akv-csi";
 /// Paths that were given on the command line.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// What outlives the cluster: logs and the administrator's kubeconfig.
+    /// What outlives the cluster: logs, the administrator's kubeconfig, the chart's values.
     pub state: PathBuf,
     /// Kubernetes' programs.
     pub kubernetes: PathBuf,
@@ -48,6 +48,11 @@ impl Places {
     pub fn program(&self, name: &str) -> PathBuf {
         let own = self.kubernetes.join(name);
         if own.is_file() { own } else { PathBuf::from(name) }
+    }
+
+    /// The values that the chart is installed with.
+    pub fn values(&self) -> PathBuf {
+        self.state.join("values.json")
     }
 
     /// The administrator's kubeconfig.

@@ -2,6 +2,7 @@
 
 mod access;
 mod classes;
+mod helm;
 mod outage;
 mod scale;
 mod synced;
@@ -52,6 +53,9 @@ pub fn all() -> Vec<Vec<Case>> {
         cases!["many unchanged pods: no write, and a request for each object" => scale::unchanged],
         cases!["a new driver takes over mounted volumes" => volumes::driver_restart],
         cases!["without an API server, volumes live on; with it again, everything does" => outage::api_server],
+        cases!["helm upgrade, and back: other values, newer definitions, the same mounts" => helm::upgrade],
+        cases!["helm uninstall: refused while a pod mounts, then done, then installed again" => helm::removal],
+        // From here on, the driver is what the plain manifests make of it.
         cases!["an upgrade from the reference takes over its volumes" => upgrade::from_reference],
         // The last one, because the second node stays.
         cases!["synced: two nodes keep one Secret" => synced::two_nodes],
