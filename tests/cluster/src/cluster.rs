@@ -1,7 +1,7 @@
 //! All of it together, and what cases do with it.
 
 use crate::api::{self, Kind};
-use crate::audit::{self, Write};
+use crate::audit::{self, Request};
 use crate::control_plane::{ControlPlane, ISSUER};
 use crate::credentials::Credentials;
 use crate::manifests;
@@ -410,11 +410,11 @@ impl Cluster {
         self.driver_ready().await;
     }
 
-    /// What the driver has written to the API server, in order.
-    pub fn driver_writes(&self) -> Vec<Write> {
-        let mut writes = audit::writes(&self.places.log("audit"));
-        writes.retain(|write| write.user == DRIVER_ACCOUNT);
-        writes
+    /// What the driver has asked of the API server, in order.
+    pub fn driver_requests(&self) -> Vec<Request> {
+        let mut requests = audit::requests(&self.places.log("audit"));
+        requests.retain(|request| request.user == DRIVER_ACCOUNT);
+        requests
     }
 
     /// A class that mounts secrets of the vault by workload identity.

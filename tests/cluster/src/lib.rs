@@ -28,7 +28,7 @@ mod places;
 mod process;
 
 pub use api::Kind;
-pub use audit::Write;
+pub use audit::Request;
 pub use cluster::{Cluster, VAULT};
 pub use control_plane::ControlPlane;
 pub use credentials::Credentials;

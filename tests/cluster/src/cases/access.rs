@@ -1,8 +1,9 @@
 //! The three ways to Key Vault, with the manifests that people deploy.
 
+use crate::api::Kind;
 use crate::cluster::{CLIENT_SECRET, Cluster, VAULT, pod};
 use e2e::manifests;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The sample manifest with an annotated, federated service account.
 pub async fn workload_identity(cluster: &Cluster) {
@@ -62,6 +63,25 @@ pub async fn service_principal(cluster: &Cluster) {
     cluster.apply_all(namespace, &[credentials, class, pod]).await;
     cluster.pod_ready(namespace, "app").await;
     assert_eq!(cluster.cat(namespace, "app", "/mnt/sp/sp-secret").await, "for the application");
+    cluster.delete("", &["namespace", namespace]).await;
+}
+
+/// The chart asks for tokens as secrets of the call where the API server can do that (Kubernetes 1.35), and the kubelet then hands
+/// them over in no other way. A pod mounts with what it brings, here and there.
+pub async fn tokens(cluster: &Cluster) {
+    let version = cluster.kubectl(&["get", "--raw", "/version"]).await.expect("an API server has a version");
+    let version: Value = serde_json::from_str(&version).expect("JSON");
+    let minor = version["minor"].as_str().and_then(|text| text.parse::<u32>().ok()).expect("a number");
+    let driver = cluster.get(Kind::CsiDriver, "", e2e::DRIVER_NAME).await.expect("the chart brings it");
+    let in_secrets = &driver["spec"]["serviceAccountTokenInSecrets"];
+    assert_eq!(in_secrets.as_bool().unwrap_or_default(), minor >= 35, "{driver}");
+
+    let namespace = "tokens";
+    fill(cluster, "by-token", "for a service account");
+    cluster.namespace(namespace, &["default"]).await;
+    cluster.apply_all(namespace, &[cluster.class("token", &["by-token"]), pod("app", &["token"])]).await;
+    cluster.pod_ready(namespace, "app").await;
+    assert_eq!(cluster.cat(namespace, "app", "/mnt/token/by-token").await, "for a service account");
     cluster.delete("", &["namespace", namespace]).await;
 }
 

@@ -73,12 +73,14 @@ pub async fn two_in_one_pod(cluster: &Cluster) {
     vault.set_secret("left", "one").expect("a valid secret");
     vault.set_secret("right", "two").expect("a valid secret");
     cluster.namespace("two-classes", &["default"]).await;
-    let objects = [cluster.class("first", &["left", "right"]), cluster.class("second", &["right"])];
+    let objects = [cluster.class("first", &["left", "right"]), cluster.class("second", &["left", "right"])];
     cluster.apply_all("two-classes", &objects).await;
     cluster.apply_all("two-classes", &[pod("app", &["first", "second"])]).await;
     cluster.pod_ready("two-classes", "app").await;
-    for (path, content) in [("first/left", "one"), ("first/right", "two"), ("second/right", "two")] {
-        assert_eq!(cluster.cat("two-classes", "app", &format!("/mnt/{path}")).await, content);
+    for class in ["first", "second"] {
+        for (file, content) in [("left", "one"), ("right", "two")] {
+            assert_eq!(cluster.cat("two-classes", "app", &format!("/mnt/{class}/{file}")).await, content);
+        }
     }
     cluster.delete("", &["namespace", "two-classes"]).await;
 }
@@ -105,11 +107,13 @@ pub async fn roles(cluster: &Cluster) {
         "secretproviderclasses-admin-role",
         "secretproviderclasses-viewer-role",
         "secretproviderclasspodstatuses-viewer-role",
+        "secretprovidersyncing-role",
     ];
     for role in roles {
         assert!(cluster.get(Kind::ClusterRole, "", role).await.is_some(), "there is no ClusterRole {role}");
     }
-    let binding = "secretproviderclasses-rolebinding";
-    let found = cluster.get(Kind::ClusterRoleBinding, "", binding).await;
-    assert!(found.is_some(), "there is no ClusterRoleBinding {binding}");
+    for binding in ["secretproviderclasses-rolebinding", "secretprovidersyncing-rolebinding"] {
+        let found = cluster.get(Kind::ClusterRoleBinding, "", binding).await;
+        assert!(found.is_some(), "there is no ClusterRoleBinding {binding}");
+    }
 }

@@ -1,18 +1,27 @@
 //! Many pods with nothing to do for the driver.
 
 use crate::api::Kind;
+use crate::audit::Request;
 use crate::cluster::{Cluster, DRIVER_ACCOUNT, VAULT, pod};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// Pods on the node, unless `AKV_CSI_CLUSTER_PODS` says otherwise.
 const PODS: u64 = 30;
-/// How often each volume is published again while nobody may write.
+/// How often each volume is published again while nobody may write, at least.
 const ROUNDS: u64 = 5;
 
+/// A number from the environment.
+fn number(variable: &str, usual: u64) -> u64 {
+    let Ok(text) = std::env::var(variable) else { return usual };
+    text.parse().unwrap_or_else(|error| panic!("{variable}={text}: {error}; it takes a whole number"))
+}
+
 /// Pods of one Deployment, published again and again with nothing changed: the driver writes nothing to the API server, and
-/// asks the vault once for each object and interval, not once for each pod.
+/// asks the vault once for each object and interval, not once for each pod. `AKV_CSI_CLUSTER_MINUTES` makes it go on for longer.
 pub async fn unchanged(cluster: &Cluster) {
-    let pods = std::env::var("AKV_CSI_CLUSTER_PODS").ok().and_then(|text| text.parse().ok()).unwrap_or(PODS);
+    let pods = number("AKV_CSI_CLUSTER_PODS", PODS);
+    let long = Duration::from_secs(60 * number("AKV_CSI_CLUSTER_MINUTES", 0));
     let vault = cluster.azure.vault(VAULT);
     vault.set_secret("crowd", "the same for all").expect("a valid secret");
     cluster.namespace("crowd", &["default"]).await;
@@ -40,16 +49,29 @@ pub async fn unchanged(cluster: &Cluster) {
     // What a first publish has to write may still be on its way.
     round(cluster, "node-1", pods).await;
     round(cluster, "node-1", pods).await;
-    let written = cluster.driver_writes().len();
+    let begun = Instant::now();
+    let requests = cluster.driver_requests().len();
     let asked = cluster.azure.counters().object(VAULT, "secrets", "crowd");
-    for _ in 0..ROUNDS {
+    let published = publishes(cluster, "node-1").await.expect("the kubelet has metrics");
+    let mut rounds = 0;
+    while rounds < ROUNDS || begun.elapsed() < long {
         round(cluster, "node-1", pods).await;
+        rounds += 1;
     }
-    let writes = cluster.driver_writes();
-    assert_eq!(&writes[written..], [], "{DRIVER_ACCOUNT} wrote although nothing changed");
+    let published = publishes(cluster, "node-1").await.expect("the kubelet has metrics") - published;
     let asked = cluster.azure.counters().object(VAULT, "secrets", "crowd") - asked;
+    let requests = cluster.driver_requests().split_off(requests);
+    let seconds = begun.elapsed().as_secs();
+    let writes: Vec<_> = requests.iter().filter(|request| request.is_write()).collect();
+    println!(
+        "   {pods} pods in {seconds} s: {published} publish calls, {asked} requests to Key Vault, {} to the API server, {} of them \
+         writes",
+        requests.len(),
+        writes.len()
+    );
+    assert_eq!(writes, Vec::<&Request>::new(), "{DRIVER_ACCOUNT} wrote although nothing changed");
     assert!(asked > 0, "nobody looked for a new version");
-    assert!(asked < ROUNDS * pods / 2, "{asked} requests for {pods} volumes published {ROUNDS} times");
+    assert!(asked < rounds * pods / 2, "{asked} requests for {pods} volumes published {rounds} times");
     cluster.delete("", &["namespace", "crowd"]).await;
 }
 

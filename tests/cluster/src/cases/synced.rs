@@ -4,14 +4,19 @@ use crate::api::Kind;
 use crate::cluster::{Cluster, VAULT, pod};
 use serde_json::{Value, json};
 
-/// A class whose one secret goes into a Secret, under the key `username`.
+/// The file of a class that is made into a Secret.
+const ALIAS: &str = "secretalias";
+
+/// A class whose one secret, under another name, goes into a Secret, under the key `username`.
 fn class(cluster: &Cluster, name: &str, object: &str, secret: &str) -> Value {
-    let mut class = cluster.class(name, &[object]);
+    let mut class = cluster.class(name, &[]);
+    let aliased = json!({"objectName": object, "objectType": "secret", "objectAlias": ALIAS}).to_string();
+    class["spec"]["parameters"]["objects"] = json!({"array": [aliased]}).to_string().into();
     class["spec"]["secretObjects"] = json!([{
         "secretName": secret,
         "type": "Opaque",
         "labels": {"environment": "test"},
-        "data": [{"objectName": object, "key": "username"}],
+        "data": [{"objectName": ALIAS, "key": "username"}],
     }]);
     class
 }
@@ -100,11 +105,43 @@ pub async fn deployments(cluster: &Cluster) {
         })
         .await;
 
+    for pod in cluster.pods("sync", "app", "second").await {
+        cluster.cat_until("sync", &pod, &format!("/mnt/sync-class/{ALIAS}"), "after").await;
+    }
+
     cluster.delete("sync", &["deployment", "first"]).await;
     owned(cluster, "sync", "foosecret", 1).await;
     cluster.delete("sync", &["deployment", "second"]).await;
     gone(cluster, "sync", "foosecret").await;
     cluster.delete("", &["namespace", "sync"]).await;
+}
+
+/// A class of the pod's namespace makes the Secret, though one of that name in `default` could not: pods get their variable from
+/// it, it has one owner, and it goes with the Deployment.
+pub async fn own_namespace(cluster: &Cluster) {
+    cluster.azure.vault(VAULT).set_secret("sync-scoped", "of this namespace").expect("a valid secret");
+    cluster.namespace("sync-scoped", &["default"]).await;
+    let valid = class(cluster, "sync-scoped-class", "sync-scoped", "scoped-secret");
+    let mut invalid = valid.clone();
+    invalid["spec"]["provider"] = "invalidprovider".into();
+    cluster.apply_all("default", &[invalid]).await;
+    let deployment = deployment("app", "sync-scoped-class", "scoped-secret", 2);
+    cluster.apply_all("sync-scoped", &[valid, deployment]).await;
+    deployed(cluster, "sync-scoped", "app", 2).await;
+    for pod in cluster.pods("sync-scoped", "app", "app").await {
+        let file = cluster.cat("sync-scoped", &pod, &format!("/mnt/sync-scoped-class/{ALIAS}")).await;
+        assert_eq!(file, "of this namespace");
+        let variables = cluster.exec("sync-scoped", &pod, &["env"]).await.expect("a running pod");
+        assert!(variables.lines().any(|line| line == "SECRET_USERNAME=of this namespace"), "{variables}");
+    }
+    let secret = owned(cluster, "sync-scoped", "scoped-secret", 1).await;
+    assert_eq!(secret["data"], json!({"username": encoded("of this namespace")}));
+    assert_eq!(secret["metadata"]["ownerReferences"][0]["kind"], "ReplicaSet");
+    assert!(cluster.gone(Kind::Secret, "default", "scoped-secret").await, "nobody in default mounts");
+    cluster.delete("sync-scoped", &["deployment", "app"]).await;
+    gone(cluster, "sync-scoped", "scoped-secret").await;
+    cluster.delete("default", &["secretproviderclass", "sync-scoped-class"]).await;
+    cluster.delete("", &["namespace", "sync-scoped"]).await;
 }
 
 /// A pod of its own, with two classes: each has its Secret, which has one owner and goes with the pod.
