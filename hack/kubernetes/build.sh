@@ -2,10 +2,14 @@
 # Builds the programs of a Kubernetes cluster from their Go modules, which go.mod and go.sum here pin, and prints the folder
 # they are in. That is done once for each version: the folder is outside the checkout. An empty cache costs a quarter of an
 # hour of two cores, mostly the API server's. Arguments name the programs; none means all.
+#
+# AKV_CSI_KUBERNETES=1.35 builds that one, pinned by go-1.35.mod and go-1.35.sum.
 . "$(dirname "$0")/../lib.sh"
 cd "$root/hack/kubernetes"
 
-version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 }' go.mod)
+pins=go${AKV_CSI_KUBERNETES:+-$AKV_CSI_KUBERNETES}.mod
+[ -f "$pins" ] || fail "AKV_CSI_KUBERNETES=$AKV_CSI_KUBERNETES: there is no hack/kubernetes/$pins"
+version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 }' "$pins")
 cache=${AKV_CSI_KUBERNETES_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/akv-csi/kubernetes-$version}
 mkdir -p "$cache"
 
@@ -33,7 +37,7 @@ for program in "${programs[@]}"; do
     command -v go >/dev/null || fail "building $program needs Go; see https://go.dev/dl"
     say "building $program $version (once; minutes if Go's cache is empty)"
     started=$SECONDS
-    CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -ldflags "$flags" -o "$cache/$program.new" "k8s.io/kubernetes/cmd/$program"
+    CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -modfile "$pins" -trimpath -ldflags "$flags" -o "$cache/$program.new" "k8s.io/kubernetes/cmd/$program"
     mv "$cache/$program.new" "$cache/$program"
     say "built $program in $((SECONDS - started)) s"
 done
