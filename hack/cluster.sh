@@ -133,8 +133,11 @@ inside() {
     local pid first
     pid=$(keeper) || fail "no cluster of this checkout is running: hack/cluster.sh up starts one"
     first=$(pgrep -P "$pid") || fail "the cluster is ending"
-    # Into the namespaces by their first process: the one outside has the old process ids.
-    exec nsenter --target "$first" --mount --net --pid --ipc env KUBECONFIG="$state/admin.kubeconfig" "$@"
+    # Into the namespaces by their first process: the one outside has the old process ids. Entering leads to /, but files that are
+    # named on the command line are where the caller is.
+    # shellcheck disable=SC2016
+    exec nsenter --target "$first" --mount --net --pid --ipc env KUBECONFIG="$state/admin.kubeconfig" \
+        sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
 }
 
 command=${1:-}

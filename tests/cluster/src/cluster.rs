@@ -13,6 +13,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
@@ -152,6 +153,22 @@ impl Cluster {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": documents}).to_string();
         let applied = self.run("kubectl", &["apply", "--filename=-"], Some(&list)).await;
         applied.unwrap_or_else(|error| panic!("kubectl apply: {error}"));
+    }
+
+    /// Writes a class and a pod that mounts it, for people to apply in `default`.
+    pub async fn example(&self) -> PathBuf {
+        self.azure.vault(VAULT).set_secret("secret1", "Hello!").expect("a valid secret");
+        self.trust("default", "default");
+        self.until("namespace default has its service account", || async {
+            self.kubectl(&["get", "serviceaccount", "default"]).await.ok()
+        })
+        .await;
+        let objects = [self.class("example", &["secret1"]), pod("example", &["example"])];
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        let file = self.places.state.join("example.json");
+        let text = serde_json::to_string_pretty(&list).expect("objects are JSON");
+        std::fs::write(&file, text).expect("the state folder is writable");
+        file
     }
 
     /// Waits until the driver runs on every node in its newest form, and the kubelets know it.

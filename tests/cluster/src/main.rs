@@ -104,8 +104,14 @@ async fn run(places: Places, only: Option<Vec<String>>) -> ExitCode {
     };
     match only {
         None => {
+            let example = cluster.example().await;
+            let example = example.display();
             println!(
-                "\nThe cluster runs until Ctrl-C. In another terminal:\n  hack/cluster.sh kubectl get pods -A\n  \
+                "\nThe cluster runs until Ctrl-C. In another terminal:\n  \
+                 hack/cluster.sh kubectl apply -f {example}\n  \
+                 hack/cluster.sh kubectl wait --for condition=Ready pod/example\n  \
+                 hack/cluster.sh kubectl exec example -- cat /mnt/example/secret1\n\
+                 What the emulated Azure can be told to do:\n  \
                  hack/cluster.sh enter curl http://198.51.100.2:8078/_control"
             );
             std::future::pending::<()>().await;
