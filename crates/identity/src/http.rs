@@ -64,23 +64,22 @@ pub(crate) async fn send(client: &reqwest::Client, mut request: reqwest::Request
             request.headers_mut().insert(name, value);
         }
     }
+    span.sent();
     let sent = client.execute(request).await.map_err(told).inspect_err(|reason| {
         span.tell("error.type", "unreachable");
         span.fail(reason);
     });
     let mut response = sent?;
     let status = response.status().as_u16();
-    span.set("http.response.status_code", status);
-    if status >= 400 {
-        span.tell("error.type", status);
-        span.fail(format_args!("HTTP {status}"));
-    }
+    span.answered(status);
     let headers = response.headers().clone();
     // Room for a usual answer, so that growing leaves no copies behind.
     let mut body = Zeroizing::new(Vec::with_capacity(16 * 1024));
-    while let Some(chunk) = response.chunk().await.map_err(told)? {
+    while let Some(chunk) = response.chunk().await.map_err(told).inspect_err(|reason| span.fail(reason))? {
         if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(format!("the answer is longer than {LARGEST_ANSWER} bytes"));
+            let reason = format!("the answer is longer than {LARGEST_ANSWER} bytes");
+            span.fail(&reason);
+            return Err(reason);
         }
         body.extend_from_slice(&chunk);
     }

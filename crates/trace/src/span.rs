@@ -178,6 +178,28 @@ impl Span {
         }
     }
 
+    /// A request goes out. Until [`Span::answered`] it counts as one that was given up.
+    pub fn sent(&mut self) {
+        self.fail("given up before an answer came");
+    }
+
+    /// Notes the status of an HTTP answer. From 400 on it is a failure.
+    pub fn answered(&mut self, status: u16) {
+        self.set("http.response.status_code", status);
+        if let Some(record) = &mut self.record {
+            record.span.failure = None;
+        }
+        if status >= 400 {
+            self.tell("error.type", status);
+            self.fail(format_args!("HTTP {status}"));
+        }
+    }
+
+    /// Leaves it unrecorded: there was nothing to do.
+    pub fn discard(mut self) {
+        self.record = None;
+    }
+
     /// The trace.
     pub fn trace_id(&self) -> TraceId {
         self.context.trace_id()

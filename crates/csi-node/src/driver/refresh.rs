@@ -62,16 +62,17 @@ impl Driver {
             let mut span = Span::below(&self.traces.begin(None), "refresh", Kind::Internal);
             let log = tracing::info_span!("refresh", trace_id = %span.trace_id());
             let one = async move {
-                let done = span.scope(driver.refresh_one(target, &wanted)).await;
-                if let Some(done) = &done {
-                    span.tell("akv_csi.pod", &done.pod);
-                    span.tell("akv_csi.class", &done.class);
-                    span.tell("akv_csi.outcome", format_args!("{:?}", done.outcome));
-                    if let Some(error) = &done.error {
-                        span.fail(error);
-                    }
+                let Some(done) = span.scope(driver.refresh_one(target, &wanted)).await else {
+                    span.discard();
+                    return None;
+                };
+                span.tell("akv_csi.pod", &done.pod);
+                span.tell("akv_csi.class", &done.class);
+                span.tell("akv_csi.outcome", format_args!("{:?}", done.outcome));
+                if let Some(error) = &done.error {
+                    span.fail(error);
                 }
-                done
+                Some(done)
             };
             work.spawn(one.instrument(log));
         }

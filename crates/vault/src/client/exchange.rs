@@ -264,6 +264,7 @@ impl Exchange<'_> {
                 }
             }
             self.requests.fetch_add(1, Relaxed);
+            span.sent();
             let response = self.transport.execute(request).await;
             self.observer.answered(response.as_ref().ok().map(|response| response.status().as_u16()));
             let response = response.map_err(|Unreachable(cause)| {
@@ -272,11 +273,7 @@ impl Exchange<'_> {
                 cause
             })?;
             let status = response.status().as_u16();
-            span.set("http.response.status_code", status);
-            if status >= 400 {
-                span.tell("error.type", status);
-                span.fail(format_args!("HTTP {status}"));
-            }
+            span.answered(status);
             if !matches!(status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }

@@ -130,12 +130,13 @@ impl fmt::Debug for Settings {
 /// A collector's address. One with a password is refused without showing it, and has to be said in another way anyhow.
 fn collector(text: &str) -> Result<Url, String> {
     let form = "write http://HOST:4318 or https://HOST:PORT";
-    let url = Url::parse(text.trim()).map_err(|error| format!("{text:?} is no URL ({error}): {form}"))?;
-    if !url.username().is_empty() || url.password().is_some() {
+    // Before it is taken apart: what is no URL is shown.
+    if text.contains('@') {
         return Err(
-            "credentials in the address would be shown: put them into OTEL_EXPORTER_OTLP_HEADERS".to_owned()
+            "credentials in the address (before an @) would be shown: put them into OTEL_EXPORTER_OTLP_HEADERS".to_owned()
         );
     }
+    let url = Url::parse(text.trim()).map_err(|error| format!("{text:?} is no URL ({error}): {form}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(format!("{text:?} is not an address of HTTP: {form}"));
     }
