@@ -275,11 +275,15 @@ async fn write(client: kube::Client, node: String, mut news: mpsc::Receiver<News
         // The next one of its kind is a new event.
         ledger.told.remove(&key);
         dropped.fetch_add(1, Ordering::Relaxed);
+        let text = said(&failure);
+        // A namespace that is being deleted takes no new objects either, whatever the rights.
         let cure = match code(&failure) {
-            403 => "; the driver's ClusterRole secretproviderclasses-role needs create and patch on events",
+            403 if text.contains(" cannot ") => {
+                "; the driver's ClusterRole secretproviderclasses-role needs create and patch on events"
+            }
             _ => "",
         };
-        let error = format!("{}{cure}", said(&failure));
+        let error = format!("{text}{cure}");
         if let Some(held_back) = told_of.pass(code(&failure).to_string()) {
             tracing::warn!(%pod, reason = reason.as_str(), error, held_back, "an event was not told");
         } else {

@@ -245,9 +245,7 @@ impl Upkeep {
         self.0.worker.counts.failures.fetch_add(1, Ordering::Relaxed);
         let failures = job.failures.fetch_add(1, Ordering::Relaxed) + 1;
         let wait = jittered(Duration::from_secs(1 << (failures - 1).min(9)).min(LONGEST_WAIT));
-        if failures == 1
-            && let Some(held_back) = self.0.failures_told.pass(error.sort())
-        {
+        if let Some(held_back) = self.0.failures_told.pass(error.sort()) {
             tracing::warn!(
                 volume = %job.name(), %error, held_back,
                 "the volume is mounted, but not all was done for it in the cluster; trying on"

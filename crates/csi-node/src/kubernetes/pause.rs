@@ -65,13 +65,18 @@ async fn send(
 
 /// Waits for the end of a pause; the answer to give instead where that is too far away.
 async fn heed(pause: &Mutex<Option<Pause>>) -> Option<Response<Body>> {
-    let Pause { until, code } = (*pause.lock())?;
-    let left = until.saturating_duration_since(Instant::now());
-    if left <= WAITED_FOR {
+    let (left, code) = loop {
+        let Pause { until, code } = (*pause.lock())?;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        if left > WAITED_FOR {
+            break (left.as_secs() + 1, code);
+        }
+        // Another answer may make it longer meanwhile.
         sleep_until(until).await;
-        return None;
-    }
-    let left = left.as_secs() + 1;
+    };
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "TooManyRequests", "code": 429,
         "message": format!(

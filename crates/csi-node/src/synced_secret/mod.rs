@@ -245,6 +245,7 @@ impl SyncedSecrets {
 
         if let Some(seen) = &known.seen
             && (in_place || before == Some(content))
+            && !known.made_from.as_ref().is_some_and(|other| other.rivals(&made_from))
             && owners.iter().all(|owner| seen.owners.contains(&owner.uid))
         {
             let fresh = seen.checked.elapsed() < self.options.check_every;
@@ -294,7 +295,7 @@ impl SyncedSecrets {
 
     /// Looks at a Secret and writes what is due, until nobody comes in between.
     async fn reconcile(&self, go: Go<'_>, known: &mut Known) -> Result<Synced, SecretFault> {
-        let Go { namespace, desired, content, owners, news, made_from, takes_over } = go;
+        let Go { namespace, desired, content, owners, mut news, made_from, takes_over } = go;
         let (name, origin) = (desired.name.as_str(), made_from.to_string());
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -316,6 +317,8 @@ impl SyncedSecrets {
                 if !takes_over && self.is_in_use(namespace, &other.class).await {
                     return Err(SecretFault::TwoClasses { other: other.class });
                 }
+                // What this class has written before is not there any more.
+                news = true;
                 tracing::debug!(
                     secret = %format_args!("{namespace}/{name}"), class = made_from.class, other = other.class,
                     "this class takes the Secret over from another"

@@ -85,8 +85,9 @@ impl Failed {
         match self {
             Self::Status(error) => error.sort(),
             Self::Pod(error) => format!("pod {}", error.code),
-            Self::Class(_) => "class".to_owned(),
-            Self::Volume(_) => "volume".to_owned(),
+            Self::Class(ClassError::ApiServer { .. }) => "class unanswered".to_owned(),
+            Self::Class(error) => error.to_string(),
+            Self::Volume(error) => error.to_string(),
             Self::Secrets(errors) => match errors.first().map(|error| &error.fault) {
                 Some(SecretFault::Unanswered { .. }) => "secret unanswered".to_owned(),
                 Some(SecretFault::Forbidden { .. }) => "secret forbidden".to_owned(),
@@ -108,6 +109,11 @@ impl Failed {
             _ => true,
         }
     }
+}
+
+/// Of two failures the one that says when to try again: the first, unless only the other may pass.
+fn sooner(first: Failed, second: Failed) -> Failed {
+    if second.may_pass() && !first.may_pass() { second } else { first }
 }
 
 fn passes(fault: &SecretFault) -> bool {
@@ -136,8 +142,11 @@ impl Worker {
         occasion: Occasion,
     ) -> Result<Next, Failed> {
         if let Occasion::Published(shown) = occasion {
-            // What was new and has not reached the Secrets stays new.
-            progress.news = progress.news.filter(|_| shown == Shown::Unchanged).or(Some(shown));
+            // What was new and has not reached the Secrets stays new, and a new volume stays one.
+            progress.news = match progress.news {
+                Some(Shown::Mounted) => Some(Shown::Mounted),
+                news => news.filter(|_| shown == Shown::Unchanged).or(Some(shown)),
+            };
         }
         let class = self.class(volume, occasion).await?;
         progress.class.clone_from(&class);
@@ -160,7 +169,7 @@ impl Worker {
                 if matches!(occasion, Occasion::Published(_)) || recreate { Age::Now } else { Age::Recent };
             self.pods.state(pod, age).await.map(Some)
         };
-        let (state, status) = if recreate {
+        let (state, mut status) = if recreate {
             progress.status = None;
             // Where the pod is gone, too, its objects are being collected, and the volume is next.
             let state = state.await?;
@@ -175,7 +184,14 @@ impl Worker {
             status?;
             return Ok(Next::Check);
         }
-        let owners = match state? {
+        let state = match (state, status) {
+            (Err(pod), Err(status)) => return Err(sooner(pod.into(), status.into())),
+            (state, kept) => {
+                status = kept;
+                state?
+            }
+        };
+        let owners = match state {
             Some(PodState::Alive { owners }) => owners,
             // A pod that has ended needs no Secret, and would keep it alive.
             None | Some(PodState::Ending | PodState::Gone) => {
@@ -184,8 +200,13 @@ impl Worker {
         };
         let owners = self.owners(owners, volume, progress).await?;
         let synced = self.sync(volume, objects, &owners, progress).await;
-        status?;
-        synced.map(|()| Next::Check)
+        match (status, synced) {
+            (Err(status), Err(synced)) => Err(sooner(synced, status.into())),
+            (status, synced) => {
+                status?;
+                synced.map(|()| Next::Check)
+            }
+        }
     }
 
     /// The volume's class as its content was made from it, or for a look in between, as it is now. `None` when it is gone.
