@@ -5,10 +5,7 @@ version=v3.22.0
 
 install_helm() {
     [ -x "$tools/bin/helm-$version" ] && return
-    if ! command -v go >/dev/null; then
-        [ -z "${CI:-}" ] || apt_install golang-go
-        command -v go >/dev/null || { lacking "Helm (no Go on this machine to build it with)"; return; }
-    fi
+    has_go Helm || return 0
     say "building Helm $version"
     CGO_ENABLED=0 GOBIN="$tools/build" go install -trimpath -ldflags "-s -w" "helm.sh/helm/v3/cmd/helm@$version" ||
         { lacking "Helm (it could not be built)"; return; }

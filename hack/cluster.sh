@@ -140,17 +140,20 @@ inside() {
         sh -c 'cd "$0" && exec "$@"' "$PWD" "$@"
 }
 
+with_kubectl() {
+    command -v kubectl >/dev/null || PATH="$PATH:$("$root/hack/kubernetes/build.sh" kubectl)"
+}
+
 command=${1:-}
 [ $# = 0 ] || shift
 case $command in
     e2e | up) needs_root; prepare; run "$command" "$@" ;;
     list) build_program; "$built/debug/cluster" list ;;
     down) needs_root; tear_down ;;
-    kubectl)
-        kubectl=$(command -v kubectl || true)
-        [ -n "$kubectl" ] || kubectl=$("$root/hack/kubernetes/build.sh" kubectl)/kubectl
-        inside "$kubectl" "$@"
+    kubectl) with_kubectl; inside kubectl "$@" ;;
+    enter)
+        with_kubectl
+        if [ $# -gt 0 ]; then inside "$@"; else inside bash; fi
         ;;
-    enter) if [ $# -gt 0 ]; then inside "$@"; else inside bash; fi ;;
     *) sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
 esac

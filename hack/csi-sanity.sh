@@ -6,10 +6,7 @@
 version=v5.6.0
 
 if [ ! -x "$tools/bin/csi-sanity-$version" ]; then
-    if ! command -v go >/dev/null; then
-        [ -z "${CI:-}" ] || apt_install golang-go
-        command -v go >/dev/null || { lacking "csi-sanity (no Go on this machine to build it with)"; exit 0; }
-    fi
+    has_go csi-sanity || exit 0
     say "building csi-sanity $version"
     GOBIN="$tools/build" go install "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$version"
     mkdir -p "$tools/bin"

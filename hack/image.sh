@@ -82,7 +82,7 @@ install -m 755 "$binary" "$rootfs/akv-csi"
 if command -v "$strip" >/dev/null; then "$strip" "$rootfs/akv-csi"; fi
 
 # An image has no libc and no loader, so a binary that wants one would be found out by the first node.
-headers=$(readelf --wide --file-header --program-headers "$rootfs/akv-csi")
+headers=$(LC_ALL=C readelf --wide --file-header --program-headers "$rootfs/akv-csi")
 case $architecture in amd64) elf=X86-64 ;; arm64) elf=AArch64 ;; esac
 grep -q "Machine:.*$elf" <<<"$headers" || fail "image.sh: $binary is not for $architecture"
 if grep -q INTERP <<<"$headers"; then fail "image.sh: $binary is not statically linked"; fi

@@ -21,6 +21,12 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else return 1; fi
 }
 
+# Whether there is Go to build a tool of the tests with; it says what has to be left out if not.
+has_go() {
+    command -v go >/dev/null || [ -z "${CI:-}" ] || apt_install golang-go
+    command -v go >/dev/null || { lacking "$1 (no Go on this machine, see https://go.dev/dl)"; return 1; }
+}
+
 # Installs Debian/Ubuntu packages, where that can be done.
 apt_install() {
     command -v apt-get >/dev/null || fail "please install: $*"

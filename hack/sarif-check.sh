@@ -2,10 +2,7 @@
 # What `akv-csi validate --output sarif` writes, against the schema of SARIF 2.1.0 as OASIS publishes it.
 . "$(dirname "$0")/lib.sh"
 
-if ! command -v go >/dev/null; then
-    [ -z "${CI:-}" ] || apt_install golang-go
-    command -v go >/dev/null || { lacking "the check of SARIF (no Go on this machine)"; exit 0; }
-fi
+has_go "the check of SARIF" || exit 0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$root/hack/sarif"

@@ -10,6 +10,8 @@ cd "$root/hack/kubernetes"
 pins=go${AKV_CSI_KUBERNETES:+-$AKV_CSI_KUBERNETES}.mod
 [ -f "$pins" ] || fail "AKV_CSI_KUBERNETES=$AKV_CSI_KUBERNETES: there is no hack/kubernetes/$pins"
 version=$(awk '$1 == "require" && $2 == "k8s.io/kubernetes" { print $3 }' "$pins")
+[ -z "${AKV_CSI_KUBERNETES:-}" ] || [ -z "${AKV_CSI_KUBERNETES_BIN:-}" ] ||
+    fail "AKV_CSI_KUBERNETES chooses what is built, and AKV_CSI_KUBERNETES_BIN what is there already: give one of them"
 cache=${AKV_CSI_KUBERNETES_BIN:-${XDG_CACHE_HOME:-$HOME/.cache}/akv-csi/kubernetes-$version}
 mkdir -p "$cache"
 

@@ -183,6 +183,8 @@ fn rights_grow_with_what_is_switched_on() {
 #[test]
 fn spans_go_nowhere_unless_a_collector_is_named() {
     assert_eq!(rendered!().flag("--otlp-endpoint"), None);
+    // As a release of an earlier chart has it, whose values an upgrade reuses.
+    assert_eq!(rendered!("--set", "otlp=null").flag("--otlp-endpoint"), None);
     let named = rendered!("--set", "otlp.endpoint=http://collector:4318");
     assert_eq!(named.flag("--otlp-endpoint"), Some("http://collector:4318"));
     for wrong in ["collector:4318", "https://user:password@collector"] {

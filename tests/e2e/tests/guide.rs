@@ -48,8 +48,12 @@ fn flags() {
         }
         let mut text = String::new();
         for heading in headings {
-            if let Some(heading) = heading {
-                let _ = writeln!(text, "\n### {heading}\n");
+            match heading {
+                Some(heading) => {
+                    let _ = writeln!(text, "\n### {heading}\n");
+                }
+                None if text.is_empty() => {}
+                None => text.push('\n'),
             }
             text.push_str("| flag | variable | default | meaning |\n|---|---|---|---|\n");
             for argument in shown().filter(|argument| argument.get_help_heading() == heading) {

@@ -36,7 +36,15 @@ const HEADINGS: &[(&str, &[&str])] = &[
     ("Other providers", &["provider_volume", "additional_provider_volume_paths", "max_call_recv_msg_size"]),
     (
         "Operation",
-        &["admin_socket", "health_addr", "metrics_addr", "prometheus_port", "log_format_json", "verbosity"],
+        &[
+            "admin_socket",
+            "health_addr",
+            "metrics_addr",
+            "prometheus_port",
+            "log_format_json",
+            "verbosity",
+            "otlp_endpoint",
+        ],
     ),
 ];
 

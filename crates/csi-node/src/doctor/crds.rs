@@ -53,6 +53,7 @@ pub(super) async fn examine(context: &Context, client: &Client) -> Vec<Finding> 
         return vec![Finding::failed(check, text, CURE)];
     }
 
+    let mut findings = Vec::new();
     let (mut dropped, mut odd, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
     odd.extend(
         crds.iter()
@@ -61,14 +62,14 @@ pub(super) async fn examine(context: &Context, client: &Client) -> Vec<Finding> 
     );
     let path = format!("/openapi/v3/apis/{version}");
     match within(time, check, "reading the served fields", get(client, &path, "application/json")).await {
-        Err(finding) => return vec![finding],
+        Err(late) => findings.push(late),
         Ok(Err(error)) => unseen.push(format!("its fields: {error}")),
         Ok(Ok(document)) => dropped.extend(crds.iter().flat_map(|crd| dropped_fields(crd, &document))),
     }
     for crd in &crds {
         let path = format!("/apis/{version}/{}?limit=1&includeObject=None", plural(crd));
         match within(time, check, "reading the columns", get(client, &path, AS_TABLE)).await {
-            Err(finding) => return vec![finding],
+            Err(late) => findings.push(late),
             Ok(Err(error)) => unseen.push(format!("columns of {}: {error}", plural(crd))),
             Ok(Ok(table)) => {
                 let columns = missing_columns(crd, &table);
@@ -79,7 +80,6 @@ pub(super) async fn examine(context: &Context, client: &Client) -> Vec<Finding> 
         }
     }
 
-    let mut findings = Vec::new();
     if !dropped.is_empty() {
         let text = format!("the CRDs are of another version: the API server drops {}", dropped.join(", "));
         findings.push(Finding::failed(check, text, CURE));

@@ -72,7 +72,7 @@ pub async fn run(arguments: DoctorArgs) -> ExitCode {
         .filter(|unit| unit.checks.iter().any(wanted))
         .map(|unit| (unit.checks, tokio::spawn((unit.work)(Arc::clone(&context)))))
         .collect();
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = Vec::new();
     for (checks, work) in running {
         let names: Vec<String> =
             checks.iter().filter(|check| wanted(check)).map(ToString::to_string).collect();
@@ -86,9 +86,10 @@ pub async fn run(arguments: DoctorArgs) -> ExitCode {
                 .into_iter()
                 .collect()
         });
-        // What failed before anything that was asked for could be looked at is told instead of nothing.
-        let nothing = !found.iter().any(|finding| wanted(&finding.check));
-        found.retain(|finding| wanted(&finding.check) || (nothing && finding.verdict == Verdict::Failed));
+        // What failed before something that was asked for could be looked at is told instead of it.
+        let told = |check: &Check| findings.iter().chain(&found).any(|finding| finding.check == *check);
+        let instead = checks.iter().any(|check| wanted(check) && !told(check));
+        found.retain(|finding| wanted(&finding.check) || (instead && finding.verdict == Verdict::Failed));
         progress.clear();
         if people {
             for finding in &found {

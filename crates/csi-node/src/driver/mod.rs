@@ -37,8 +37,9 @@ use witnesses::Witnesses;
 /// The provider that is built in.
 pub const AZURE: &str = "azure";
 
-/// Mounting takes the kernel a fraction of a millisecond; more threads than this only cost memory.
-const MOUNTS_AT_ONCE: usize = 16;
+/// Mounting takes the kernel a fraction of a millisecond: more threads than this only cost memory and time, and fewer would let
+/// a few volumes that are slow to unmount hold up all others.
+const MOUNTS_AT_ONCE: usize = 8;
 
 /// When former generations of files are removed: when they have stayed long enough, by whichever clock.
 const TIDY_AFTER: Duration = FORMER_FOR.saturating_add(Duration::from_secs(1));
@@ -410,13 +411,15 @@ impl Driver {
             };
             *claim = None;
             driver.witnesses.leaving(&target);
-            let span = Span::begin("unmount volume", Kind::Internal);
+            let mut span = Span::begin("unmount volume", Kind::Internal);
             let removed = span.scope(driver.on_disk(&target, Volumes::unpublish)).await;
-            drop(span);
-            removed.map_err(|error| UnpublishError::Internal {
+            let removed = removed.map_err(|error| UnpublishError::Internal {
                 target: target.to_string(),
                 cause: error.to_string(),
-            })??;
+            });
+            let removed = removed.and_then(|removed| removed.map_err(UnpublishError::from));
+            removed.inspect_err(|error| span.fail(error))?;
+            drop(span);
             driver.witnesses.gone(&target);
             Ok(())
         };
