@@ -1,11 +1,13 @@
 //! The mount plan: what a class and a pod together ask for. Pure parsing, without I/O, and it tells all faults at once.
 
+use crate::class::Parameters;
 use crate::cli::go_flags::{parse_bool, parse_duration};
 use crate::csi::request::PublishRequest;
 use crate::service_account::Annotations;
 use identity::{ClientId, CloudChoice, TenantId, VmIdentity};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use vault::{Fault, Faults, ObjectRequest, VaultName};
 
@@ -19,7 +21,7 @@ pub struct MountPlan {
     /// As whom to ask.
     pub identity: PlannedIdentity,
     /// What to fetch, in the class's order.
-    pub objects: Vec<ObjectRequest>,
+    pub objects: Arc<[ObjectRequest]>,
     /// The class's own rotation interval.
     pub rotation_interval: Option<Duration>,
 }
@@ -69,7 +71,7 @@ impl MountPlan {
     /// # Errors
     /// All faults of the class and the pod's attributes, each with its field path, value and cure.
     pub fn parse(
-        parameters: &BTreeMap<String, String>,
+        parameters: &Parameters,
         request: &PublishRequest,
         default_cloud: &str,
         account: &Annotations,
@@ -186,21 +188,28 @@ impl MountPlan {
                 parse_duration(text).map_err(ignored).ok()
             });
 
-        let objects = match fields.get("objects") {
-            "" => {
-                let cure = "list the objects to mount under `array:`, each as a block string";
-                faults.push(Fault::new(fields.path("objects"), "objects is not set", cure));
-                Vec::new()
-            }
-            text => vault::parse_objects(text).unwrap_or_else(|more| {
-                let (class_path, path) = ("parameters.objects", fields.path("objects"));
-                faults.extend(
-                    more.into_iter()
-                        .map(|fault| Fault { field: fault.field.replacen(class_path, &path, 1), ..fault }),
-                );
-                Vec::new()
-            }),
-        };
+        let objects =
+            match fields.get("objects") {
+                "" => {
+                    let cure = "list the objects to mount under `array:`, each as a block string";
+                    faults.push(Fault::new(fields.path("objects"), "objects is not set", cure));
+                    Arc::default()
+                }
+                text => {
+                    let parsed = match request.attributes.get("objects") {
+                        Some(_) => vault::parse_objects(text).map(Into::into),
+                        None => parameters.objects(),
+                    };
+                    parsed.unwrap_or_else(|more| {
+                        let (class_path, path) = ("parameters.objects", fields.path("objects"));
+                        faults.extend(more.into_iter().map(|fault| Fault {
+                            field: fault.field.replacen(class_path, &path, 1),
+                            ..fault
+                        }));
+                        Arc::default()
+                    })
+                }
+            };
         if objects.is_empty() && faults.is_empty() {
             faults.push(Fault::new(
                 fields.path("objects"),
@@ -341,7 +350,8 @@ mod tests {
         let good = [("keyvaultName", "shop-kv"), ("tenantId", "t-1"), ("objects", OBJECTS)];
         let parameters: BTreeMap<String, String> =
             good.iter().chain(parameters).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        MountPlan::parse(&parameters, &request(attributes), "AzurePublicCloud", &Annotations::default())
+        let account = Annotations::default();
+        MountPlan::parse(&parameters.into(), &request(attributes), "AzurePublicCloud", &account)
     }
 
     fn identity(parameters: &[(&str, &str)]) -> PlannedIdentity {
@@ -430,6 +440,7 @@ mod tests {
                 .chain(parameters)
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect();
+            let parameters = Parameters::from(parameters);
             let mut request = request(&[]);
             request.names_principal = principal;
             let open = MountPlan::leaves_identity_open(&parameters, &request);
@@ -483,7 +494,8 @@ mod tests {
         ) {
             let mut parameters = parameters;
             parameters.insert("useVMManagedIdentity".into(), flag);
-            let _ = MountPlan::parse(&parameters, &request(&[]), "AzurePublicCloud", &Annotations::default());
+            let (parameters, account) = (parameters.into(), Annotations::default());
+            let _ = MountPlan::parse(&parameters, &request(&[]), "AzurePublicCloud", &account);
         }
     }
 }

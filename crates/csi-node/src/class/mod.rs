@@ -2,11 +2,13 @@
 
 mod api_server;
 mod folder;
+mod parameters;
 mod secret_objects;
 mod watched;
 
 pub use api_server::ApiServer;
 pub use folder::Folder;
+pub use parameters::Parameters;
 pub use secret_objects::{SecretObject, SecretObjectData};
 pub use watched::Entry;
 
@@ -44,8 +46,8 @@ pub struct ClassSpec {
     #[serde(default, deserialize_with = "null_is_empty")]
     pub provider: String,
     /// The provider's parameters.
-    #[serde(default, deserialize_with = "without_nulls")]
-    pub parameters: BTreeMap<String, String>,
+    #[serde(default)]
+    pub parameters: Parameters,
     /// Kubernetes Secrets to make of the mounted files.
     #[serde(default, rename = "secretObjects", deserialize_with = "secret_objects::list")]
     pub secret_objects: Vec<SecretObject>,
@@ -53,8 +55,8 @@ pub struct ClassSpec {
 
 /// A key that somebody left blank (`cloudName:`) is null in YAML; the API server drops it.
 fn without_nulls<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let parameters: Option<BTreeMap<String, Option<String>>> = Option::deserialize(input)?;
-    Ok(parameters.unwrap_or_default().into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+    let given: Option<BTreeMap<String, Option<String>>> = Option::deserialize(input)?;
+    Ok(given.unwrap_or_default().into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
 }
 
 fn null_is_empty<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {

@@ -5,6 +5,7 @@ use super::context::Context;
 use super::finding::{Check, Finding};
 use super::network::{self, Service};
 use super::{tokens, within};
+use crate::class::Parameters;
 use crate::credential::PodCredential;
 use crate::driver::Driver;
 use crate::plan::{MountPlan, PlannedIdentity};
@@ -13,7 +14,7 @@ use crate::status::IdentityKind;
 use azure_core::credentials::TokenCredential;
 use futures::future::join_all;
 use identity::{Cloud, TenantId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use vault::{Credential, FetchRequest, ObjectRequest, Priority, VaultEndpoint};
 
 /// Everything up to the point where Azure is asked.
 struct Planned {
-    parameters: BTreeMap<String, String>,
+    parameters: Parameters,
     plan: MountPlan,
     cloud: Cloud,
     endpoint: VaultEndpoint,

@@ -1,7 +1,7 @@
 //! Where a volume's content comes from: Key Vault, or a provider in a process of its own.
 
 use super::{AZURE, Driver, Proven};
-use crate::class::ClassName;
+use crate::class::{ClassName, Parameters};
 use crate::cloud_file;
 use crate::credential::{self, PodCredential};
 use crate::csi::request::PublishRequest;
@@ -97,7 +97,7 @@ impl Driver {
     pub(super) async fn fetch_from_key_vault(
         &self,
         class: &ClassName,
-        parameters: &BTreeMap<String, String>,
+        parameters: &Parameters,
         request: &PublishRequest,
         demand: &Demand<'_>,
         deadline: Instant,

@@ -5,6 +5,7 @@ use super::input::{Input, PodTemplate, Volume};
 use super::manifest::Manifest;
 use super::view::{View, below};
 use super::{credentials, objects, spelling, sync};
+use crate::class::Parameters;
 use crate::csi::request::PublishRequest;
 use crate::parameters::{self, PARAMETERS};
 use crate::plan::{MountPlan, PlannedIdentity};
@@ -73,7 +74,7 @@ pub fn check(class: &Manifest, input: &Input, findings: &mut Vec<Finding>) {
     odd_values(class, &parameters, findings);
     let text = parameters.get("objects").map_or("", |text| text.trim());
     let requests: Vec<ObjectRequest> = match plans.into_iter().next() {
-        Some(plan) => plan.objects,
+        Some(plan) => plan.objects.to_vec(),
         None => vault::parse_objects(text).unwrap_or_default(),
     };
     objects::check(class, &requests, findings);
@@ -97,7 +98,7 @@ pub fn twice(input: &Input, findings: &mut Vec<Finding>) {
 }
 
 /// The class's parameters as the API server hands them on: strings, without nulls.
-fn parameters_of(class: &Manifest, spec: &View, findings: &mut Vec<Finding>) -> BTreeMap<String, String> {
+fn parameters_of(class: &Manifest, spec: &View, findings: &mut Vec<Finding>) -> Parameters {
     let mut parameters = BTreeMap::new();
     for (key, value) in spec.get("parameters").iter().flat_map(View::entries) {
         let Some(name) = key.text().map(str::to_owned) else { continue };
@@ -122,7 +123,7 @@ fn parameters_of(class: &Manifest, spec: &View, findings: &mut Vec<Finding>) -> 
             parameters.insert(name, text.to_owned());
         }
     }
-    parameters
+    parameters.into()
 }
 
 fn unknown_fields(class: &Manifest, spec: &View, findings: &mut Vec<Finding>) {
@@ -142,7 +143,7 @@ fn unknown_fields(class: &Manifest, spec: &View, findings: &mut Vec<Finding>) {
 /// What the driver makes of the class for one volume, or for a pod that says nothing special.
 fn as_mounted(
     class: &Manifest,
-    parameters: &BTreeMap<String, String>,
+    parameters: &Parameters,
     usage: Option<Use<'_>>,
     input: &Input,
     findings: &mut Vec<Finding>,
