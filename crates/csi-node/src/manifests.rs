@@ -1,13 +1,12 @@
 //! A folder of Kubernetes manifests: the standalone mode's stand-in for an API server.
 
-use parking_lot::Mutex;
 use serde::Deserialize;
-use std::collections::HashMap;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 /// Files larger than this are not read: a manifest is a few kilobytes.
@@ -66,8 +65,21 @@ struct ObjectMeta {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    files: Mutex<HashMap<PathBuf, Arc<Parsed>>>,
+    asked: AtomicU64,
+    last: tokio::sync::Mutex<Look>,
 }
+
+/// The last look at a folder.
+#[derive(Debug, Default)]
+struct Look {
+    /// How many had asked when it began.
+    serves: u64,
+    seen: Arc<Seen>,
+}
+
+/// What the files of a folder said at one moment, in the order of their names.
+#[derive(Debug, Default)]
+pub struct Seen(Vec<(PathBuf, Result<Arc<Parsed>, String>)>);
 
 /// What a file says.
 #[derive(Debug)]
@@ -85,7 +97,7 @@ type Looks = (u64, u64, u64, i64, i64);
 impl Folder {
     /// The folder with this path. Nothing is read yet.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, files: Mutex::default() }
+        Self { path, asked: AtomicU64::new(0), last: tokio::sync::Mutex::default() }
     }
 
     /// Its path.
@@ -93,13 +105,28 @@ impl Folder {
         &self.path
     }
 
-    /// Looks for an object in what the files say now. Reads files, so it may block.
+    /// What its files say now. All who ask before a look begins share that one: a hundred calls at once need no hundred.
     ///
     /// # Errors
     /// When the folder itself cannot be read.
-    pub fn find(&self, wanted: Wanted<'_>) -> io::Result<Found> {
+    pub async fn look(&self) -> io::Result<Arc<Seen>> {
+        let number = self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut last = self.last.lock().await;
+        if number >= last.serves {
+            let serves = self.asked.load(Ordering::SeqCst);
+            let (path, before) = (self.path.clone(), Arc::clone(&last.seen));
+            let seen = tokio::task::spawn_blocking(move || Seen::of(&path, &before)).await;
+            *last = Look { serves, seen: Arc::new(seen.map_err(io::Error::other)??) };
+        }
+        Ok(Arc::clone(&last.seen))
+    }
+}
+
+impl Seen {
+    /// Looks at the files of a folder. What looks as it did before is not read again.
+    fn of(folder: &Path, before: &Self) -> io::Result<Self> {
         let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.path)? {
+        for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
             if path
                 .extension()
@@ -109,11 +136,32 @@ impl Folder {
             }
         }
         files.sort();
+        let each = files.into_iter().map(|file| {
+            let parsed = before.parsed(&file).map_err(|error| error.to_string());
+            (file, parsed)
+        });
+        Ok(Self(each.collect()))
+    }
 
+    /// A file as it is now.
+    fn parsed(&self, file: &Path) -> io::Result<Arc<Parsed>> {
+        let metadata = std::fs::metadata(file)?;
+        let looks = looks(&metadata);
+        let known = self.0.binary_search_by(|(known, _)| known.as_path().cmp(file));
+        let known = known.ok().and_then(|index| self.0.get(index)?.1.as_ref().ok());
+        match known.filter(|known| known.looks == Some(looks)) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => {
+                Ok(Arc::new(Parsed::of(&read(file, metadata.len())?, settled(&metadata).then_some(looks))))
+            }
+        }
+    }
+
+    /// Looks for an object.
+    pub fn find(&self, wanted: Wanted<'_>) -> Found {
         let mut found = Found::default();
-        let mut seen = HashMap::with_capacity(files.len());
-        for file in files {
-            let parsed = match self.parsed(&file) {
+        for (file, parsed) in &self.0 {
+            let parsed = match parsed {
                 Ok(parsed) => parsed,
                 Err(error) => {
                     found.trouble.push(format!("{}: {error}", file.display()));
@@ -125,23 +173,8 @@ impl Folder {
             found
                 .trouble
                 .extend(parsed.trouble.iter().map(|trouble| format!("{}: {trouble}", file.display())));
-            seen.insert(file, parsed);
         }
-        // What is no longer there is forgotten.
-        *self.files.lock() = seen;
-        Ok(found)
-    }
-
-    fn parsed(&self, file: &Path) -> io::Result<Arc<Parsed>> {
-        let metadata = std::fs::metadata(file)?;
-        let looks = looks(&metadata);
-        let known = self.files.lock().get(file).cloned();
-        match known.filter(|known| known.looks == Some(looks)) {
-            Some(known) => Ok(known),
-            None => {
-                Ok(Arc::new(Parsed::of(&read(file, metadata.len())?, settled(&metadata).then_some(looks))))
-            }
-        }
+        found
     }
 }
 
@@ -222,4 +255,40 @@ pub fn documents(text: &str) -> Vec<(usize, &str)> {
 /// Parser messages may span lines and show the source; the kubelet's event is one line.
 pub fn one_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_before_a_look_begins_shares_it_and_who_asks_later_does_not() {
+        let path = tempfile::tempdir().unwrap();
+        let folder = Folder::new(path.path().to_owned());
+        let waiting = async {
+            let asking = futures::future::join_all((0..10).map(|_| folder.look()));
+            let turn = folder.last.lock().await;
+            let mut asking = std::pin::pin!(asking);
+            // All have asked, and wait for their turn.
+            assert!(futures::poll!(asking.as_mut()).is_pending());
+            std::fs::write(path.path().join("pod.yaml"), "kind: Pod\nmetadata: {name: web}").unwrap();
+            drop(turn);
+            asking.await
+        };
+        let looks: Vec<Arc<Seen>> = waiting.await.into_iter().map(Result::unwrap).collect();
+        assert!(looks.iter().all(|seen| Arc::ptr_eq(seen, &looks[0])));
+        let web = Wanted { group: "", kind: "Pod", namespace: "default", name: "web" };
+        assert_eq!(looks[0].find(web).documents.len(), 1);
+        std::fs::remove_file(path.path().join("pod.yaml")).unwrap();
+        assert_eq!(folder.look().await.unwrap().find(web).documents.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_failed_is_nobody_elses() {
+        let path = tempfile::tempdir().unwrap();
+        let folder = Folder::new(path.path().join("classes"));
+        assert_eq!(folder.look().await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::fs::create_dir(path.path().join("classes")).unwrap();
+        folder.look().await.unwrap();
+    }
 }

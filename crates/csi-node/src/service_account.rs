@@ -48,17 +48,12 @@ impl ServiceAccounts {
     pub async fn annotations(&self, namespace: &str, name: &str) -> Result<Annotations, String> {
         let found = match self {
             Self::Folder(folder) => {
-                let (folder, namespace, name) = (Arc::clone(folder), namespace.to_owned(), name.to_owned());
-                let read = tokio::task::spawn_blocking(move || {
-                    let wanted =
-                        Wanted { group: "", kind: "ServiceAccount", namespace: &namespace, name: &name };
-                    let found = folder.find(wanted).map_err(|error| error.to_string())?;
-                    let Some((_, document)) = found.documents.into_iter().next() else { return Ok(None) };
-                    let document: Document =
-                        serde_saphyr::from_str(&document).map_err(|error| error.to_string())?;
-                    Ok::<_, String>(document.metadata.unwrap_or_default().annotations)
-                });
-                read.await.map_err(|failure| crate::error::ended(&failure))??
+                let seen = folder.look().await.map_err(|error| error.to_string())?;
+                let found = seen.find(Wanted { group: "", kind: "ServiceAccount", namespace, name });
+                let parse = |(_, document): (_, Arc<str>)| serde_saphyr::from_str::<Document>(&document);
+                let document = found.documents.into_iter().next().map(parse).transpose();
+                let document = document.map_err(|error| error.to_string())?;
+                document.and_then(|document| document.metadata?.annotations)
             }
             Self::ApiServer(client) => {
                 let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);

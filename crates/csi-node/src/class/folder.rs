@@ -1,12 +1,11 @@
 //! Classes from YAML files: the standalone mode, which needs no API server.
 
 use super::{ClassError, ClassName, ClassSpec, GROUP};
-use crate::manifests::{self, Wanted};
+use crate::manifests::{self, Seen, Wanted};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 /// A folder of YAML files, each with one or more SecretProviderClass documents. What its files say now counts at each use.
 #[derive(Debug, Clone)]
@@ -17,8 +16,6 @@ struct Inner {
     files: Arc<manifests::Folder>,
     /// Classes that were read: a hundred pods of one class share one.
     read: Mutex<HashMap<ClassName, Read>>,
-    /// A hundred calls at once need no hundred threads to look at the same few files.
-    turn: Semaphore,
 }
 
 /// A class and the document that it came from.
@@ -38,27 +35,24 @@ struct Document {
 impl Folder {
     /// Reads classes from this folder.
     pub fn new(files: Arc<manifests::Folder>) -> Self {
-        Self(Arc::new(Inner { files, read: Mutex::default(), turn: Semaphore::new(1) }))
+        Self(Arc::new(Inner { files, read: Mutex::default() }))
     }
 
     pub(super) async fn get(&self, class: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
-        let (inner, wanted) = (Arc::clone(&self.0), class.clone());
-        // It is never closed; without a turn the work is done all the same.
-        let _turn = self.0.turn.acquire().await;
-        let read = tokio::task::spawn_blocking(move || inner.find(&wanted)).await;
-        read.unwrap_or_else(|failure| Err(self.0.unreadable(std::io::Error::other(failure))))
+        let seen = self.0.files.look().await.map_err(|cause| self.0.unreadable(cause))?;
+        self.0.find(&seen, class)
     }
 }
 
 impl Inner {
-    fn find(&self, class: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
+    fn find(&self, seen: &Seen, class: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
         let wanted = Wanted {
             group: GROUP,
             kind: "SecretProviderClass",
             namespace: &class.namespace,
             name: &class.name,
         };
-        let found = self.files.find(wanted).map_err(|cause| self.unreadable(cause))?;
+        let found = seen.find(wanted);
         let mut documents = found.documents.into_iter();
         let Some((file, document)) = documents.next() else {
             self.read.lock().remove(class);
@@ -131,8 +125,12 @@ spec: {provider: vault}
         ClassName { namespace: namespace.into(), name: name.into() }
     }
 
+    fn get(folder: &Folder, wanted: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(folder.get(wanted))
+    }
+
     fn find(folder: &tempfile::TempDir, wanted: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
-        Folder::new(Arc::new(manifests::Folder::new(folder.path().to_owned()))).0.find(wanted)
+        get(&Folder::new(Arc::new(manifests::Folder::new(folder.path().to_owned()))), wanted)
     }
 
     #[test]
@@ -140,7 +138,7 @@ spec: {provider: vault}
         // Files of the repository have been there for a while; what was written just now may change again without showing it.
         let lasting = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/e2e/manifests/validate/shop");
         let lasting = Folder::new(Arc::new(manifests::Folder::new(lasting.into())));
-        let [first, second] = [(); 2].map(|()| lasting.0.find(&class("default", "shop")).unwrap());
+        let [first, second] = [(); 2].map(|()| get(&lasting, &class("default", "shop")).unwrap());
         assert!(Arc::ptr_eq(&first, &second));
 
         let written = folder(&[("all.yaml", CLASSES)]);
@@ -148,11 +146,11 @@ spec: {provider: vault}
         for vault in ["shop", "sho2", "sho3", "sho4"] {
             let text = CLASSES.replace("keyvaultName: shop", &format!("keyvaultName: {vault}"));
             std::fs::write(written.path().join("all.yaml"), text).unwrap();
-            let found = changing.0.find(&class("default", "kv")).unwrap();
+            let found = get(&changing, &class("default", "kv")).unwrap();
             assert_eq!(found.parameters["keyvaultName"], vault);
         }
         std::fs::remove_file(written.path().join("all.yaml")).unwrap();
-        assert!(matches!(changing.0.find(&class("default", "kv")), Err(ClassError::NotFound { .. })));
+        assert!(matches!(get(&changing, &class("default", "kv")), Err(ClassError::NotFound { .. })));
         assert!(changing.0.read.lock().is_empty(), "a class that is gone is not kept");
     }
 
