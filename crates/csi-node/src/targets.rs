@@ -5,7 +5,7 @@
 
 use crate::volume::TargetPath;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
@@ -17,7 +17,7 @@ pub struct Targets<R> {
 }
 
 type Slot<R> = Arc<tokio::sync::Mutex<Option<R>>>;
-type Slots<R> = Arc<Mutex<HashMap<TargetPath, Slot<R>>>>;
+type Slots<R> = Arc<Mutex<BTreeMap<TargetPath, Slot<R>>>>;
 
 /// The right to work on one target, and what is remembered of its volume. Others wait until it is dropped.
 #[derive(Debug)]

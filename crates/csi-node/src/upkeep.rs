@@ -17,7 +17,7 @@ use crate::synced_secret::{self, SyncedSecrets};
 use crate::telemetry::Seldom;
 use crate::volume::{TargetPath, Volumes};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub struct Upkeep(Arc<Shared>);
 
 struct Shared {
     worker: Worker,
-    volumes: Mutex<HashMap<TargetPath, Arc<Job>>>,
+    volumes: Mutex<BTreeMap<TargetPath, Arc<Job>>>,
     /// Something has become due earlier than the task in the background knows.
     sooner: Notify,
     /// When all volumes are looked at next, together, so that the process wakes up once for it.

@@ -65,11 +65,11 @@ impl ServiceAccountTokens {
         };
         let mut by_audience = Vec::new();
         for (audience, entry) in entries {
-            let shown = excerpt(&audience, 80);
+            let shown = || excerpt(&audience, 80);
             let fields = match entry {
                 Value::Object(fields) => fields,
                 Value::Null => continue,
-                _ => return Err(shape(format!("the entry of audience {shown:?} is no object"))),
+                _ => return Err(shape(format!("the entry of audience {:?} is no object", shown()))),
             };
             let mut token = String::new();
             let mut expires = None;
@@ -79,13 +79,14 @@ impl ServiceAccountTokens {
                     ("token", Value::String(text)) => token = text,
                     ("expirationtimestamp", Value::String(text)) => {
                         let parsed = OffsetDateTime::parse(&text, &Rfc3339).map_err(|_| {
+                            let shown = shown();
                             shape(format!("the expirationTimestamp of audience {shown:?} is not RFC 3339"))
                         })?;
                         expires = Some(parsed);
                     }
                     ("token" | "expirationtimestamp", Value::Null) => {}
                     ("token" | "expirationtimestamp", _) => {
-                        return Err(shape(format!("{name} of audience {shown:?} is not a string")));
+                        return Err(shape(format!("{name} of audience {:?} is not a string", shown())));
                     }
                     _ => {}
                 }

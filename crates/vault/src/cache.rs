@@ -40,11 +40,11 @@ const TROUBLE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     /// Who fetched it.
-    pub(crate) identity: String,
+    pub(crate) identity: Arc<str>,
     /// The vault, by scheme, host and port.
-    pub(crate) vault: String,
+    pub(crate) vault: Arc<str>,
     /// The object and its version, by path.
-    pub(crate) object: String,
+    pub(crate) object: Arc<str>,
 }
 
 /// How a failure bears on what is cached.

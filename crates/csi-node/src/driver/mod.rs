@@ -474,15 +474,16 @@ impl Driver {
         target: &TargetPath,
         work: impl FnOnce(&Volumes, &TargetPath) -> T + Send + 'static,
     ) -> Result<T, PublishError> {
-        let (volumes, target) = (Arc::clone(&self.volumes), target.clone());
-        let name = target.to_string();
+        let (volumes, name) = (Arc::clone(&self.volumes), target.clone());
         // The semaphore is never closed; without a permit the work is done all the same.
         let permit = Arc::clone(&self.disk).acquire_owned().await;
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            work(&volumes, &target)
+            work(&volumes, &name)
         });
-        done.await
-            .map_err(|failure| PublishError::Internal { target: name, cause: crate::error::ended(&failure) })
+        done.await.map_err(|failure| PublishError::Internal {
+            target: target.to_string(),
+            cause: crate::error::ended(&failure),
+        })
     }
 }

@@ -7,7 +7,7 @@ use crate::volume::TargetPath;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -37,7 +37,7 @@ struct Known {
 /// Keeps a few numbers for each volume, so that a scrape need not wait for calls under way.
 #[derive(Debug)]
 pub struct VolumeMetrics {
-    known: Arc<Mutex<HashMap<TargetPath, Known>>>,
+    known: Arc<Mutex<BTreeMap<TargetPath, Known>>>,
 }
 
 impl VolumeMetrics {
@@ -86,7 +86,7 @@ const STALE: usize = 1;
 const KEPT: usize = 2;
 const OVERDUE: usize = 3;
 
-impl Collector for Scrape<Mutex<HashMap<TargetPath, Known>>> {
+impl Collector for Scrape<Mutex<BTreeMap<TargetPath, Known>>> {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let mut counts = [0_u32; STATES.len()];
         let mut oldest = None;

@@ -6,7 +6,7 @@ use crate::plan::PlannedIdentity;
 use crate::volume::TargetPath;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -113,7 +113,8 @@ pub struct Entry {
 /// All volumes this process has been called for.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    entries: Mutex<HashMap<TargetPath, Entry>>,
+    /// Trees give memory back as they shrink.
+    entries: Mutex<BTreeMap<TargetPath, Entry>>,
 }
 
 /// A call at work on a volume, as long as this lives.
@@ -196,7 +197,7 @@ impl Ledger {
     }
 }
 
-fn forget_unmounted(entries: &mut HashMap<TargetPath, Entry>, now: Instant) {
+fn forget_unmounted(entries: &mut BTreeMap<TargetPath, Entry>, now: Instant) {
     let is_idle = |entry: &Entry| !entry.mounted && entry.calls == 0;
     entries.retain(|_, entry| !is_idle(entry) || now.duration_since(entry.touched) < FORGET_UNMOUNTED);
     let mut idle: Vec<(Instant, TargetPath)> = entries

@@ -7,6 +7,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
+    mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -15,7 +16,9 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags},
+    fs::{
+        self, AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, StatxAttributes, StatxFlags,
+    },
     io::Errno,
 };
 
@@ -27,6 +30,9 @@ use super::{
 /// An open directory.
 #[derive(Debug)]
 pub(super) struct Directory(OwnedFd);
+
+/// Bytes of names that the kernel gives at a time; one name has 255 at most.
+const LISTED_AT_ONCE: usize = 4096;
 
 const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -76,7 +82,23 @@ impl Directory {
     /// The names in this directory and what they are, without `.` and `..`.
     pub fn entries(&self) -> rustix::io::Result<Vec<(OsString, FileType)>> {
         let mut entries = Vec::new();
-        for entry in fs::Dir::read_from(&self.0)? {
+        self.each(|name, kind| {
+            entries.push((name.to_owned(), kind));
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    /// Visits what [`Directory::entries`] lists. Nothing may be added or removed meanwhile.
+    pub fn each(
+        &self,
+        mut visit: impl FnMut(&OsStr, FileType) -> rustix::io::Result<()>,
+    ) -> rustix::io::Result<()> {
+        // From the first one on, whether or not it was read before.
+        fs::seek(&self.0, SeekFrom::Start(0))?;
+        let mut buffer = [MaybeUninit::uninit(); LISTED_AT_ONCE];
+        let mut directory = RawDir::new(&self.0, &mut buffer);
+        while let Some(entry) = directory.next() {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
@@ -86,9 +108,9 @@ impl Directory {
             if kind == FileType::Unknown {
                 kind = FileType::from_raw_mode(self.stat(name)?.st_mode);
             }
-            entries.push((name.to_owned(), kind));
+            visit(name, kind)?;
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// What a link in this directory says; `EINVAL` if it is not a link.

@@ -56,12 +56,13 @@ fn looks(root: &Directory, generation: &OsString) -> rustix::io::Result<u64> {
             &opened
         };
         // A directory that has not changed lists its entries in the same order.
-        for (name, kind) in directory.entries()? {
-            see(&directory.stat(&name)?);
+        directory.each(|name, kind| {
+            see(&directory.stat(name)?);
             if kind == FileType::Directory {
                 pending.push(path.join(name));
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(hasher.finish())
 }

@@ -1,6 +1,6 @@
 //! Where a volume is.
 
-use std::{ffi::OsStr, fmt, path::Path};
+use std::{ffi::OsStr, fmt, path::Path, sync::Arc};
 
 use super::error::VolumeError;
 
@@ -10,9 +10,9 @@ const MAX_PATH: usize = 4095;
 /// The absolute path of a volume on the node, as the kubelet names it: `target_path` of NodePublishVolume.
 ///
 /// Without `.` and `..`, repeated or trailing slashes, so two paths of one volume are equal. Nothing is said about what
-/// is there; only the last component is protected against being a link, because the kubelet's root may be one.
+/// is there; only the last component is protected against being a link, because the kubelet's root may be one. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TargetPath(String);
+pub struct TargetPath(Arc<str>);
 
 impl TargetPath {
     /// Checks a path.
@@ -42,7 +42,7 @@ impl TargetPath {
         if clean.is_empty() {
             return refuse("must not be the root directory");
         }
-        Ok(Self(clean))
+        Ok(Self(clean.into()))
     }
 
     /// The path as text.
@@ -52,7 +52,7 @@ impl TargetPath {
 
     /// The path for calls into the standard library.
     pub fn as_path(&self) -> &Path {
-        Path::new(&self.0)
+        Path::new(&*self.0)
     }
 
     /// The directory the volume is in, and its name there.
@@ -61,7 +61,7 @@ impl TargetPath {
             Some(("", name)) => (Path::new("/"), OsStr::new(name)),
             Some((parent, name)) => (Path::new(parent), OsStr::new(name)),
             // Not reached: the path starts with a slash.
-            None => (Path::new("/"), OsStr::new(&self.0)),
+            None => (Path::new("/"), OsStr::new(&*self.0)),
         }
     }
 }

@@ -12,15 +12,14 @@ use crate::{ObjectKind, convert::Jwk};
 
 const API_VERSION: &str = "7.4";
 
-/// The address of an object's version, or of the current one; the path then ends with a slash.
-pub(super) fn object_url(base: &Url, kind: ObjectKind, name: &str, version: &str) -> Option<Url> {
-    let path = format!("{}/{}/{}", kind.collection(), escaped(name), escaped(version));
-    address(base, &path)
+/// Where an object's version is in its vault, or the current one; the path then ends with a slash.
+pub(super) fn object_path(kind: ObjectKind, name: &str, version: &str) -> String {
+    format!("{}/{}/{}", kind.collection(), escaped(name), escaped(version))
 }
 
-/// The address of the first page of an object's versions.
-pub(super) fn versions_url(base: &Url, kind: ObjectKind, name: &str) -> Option<Url> {
-    address(base, &format!("{}/{}/versions", kind.collection(), escaped(name)))
+/// Where the first page of an object's versions is.
+pub(super) fn versions_path(kind: ObjectKind, name: &str) -> String {
+    format!("{}/{}/versions", kind.collection(), escaped(name))
 }
 
 /// Where to ask for `next`, which a page of the list at `first` names as the one after it.
@@ -43,7 +42,8 @@ pub(super) fn next_page(first: &Url, next: Url) -> Option<Url> {
     })
 }
 
-fn address(base: &Url, path: &str) -> Option<Url> {
+/// The address of such a path.
+pub(super) fn address(base: &Url, path: &str) -> Option<Url> {
     Url::parse(&format!("{base}{path}?api-version={API_VERSION}")).ok()
 }
 
@@ -251,10 +251,10 @@ mod tests {
             ),
             (SECRET, "ä?#%", "", "https://kv1.vault.local:8443/secrets/%C3%A4%3F%23%25/?api-version=7.4"),
         ] {
-            assert_eq!(object_url(&base, kind, name, version).unwrap().as_str(), address);
+            assert_eq!(super::address(&base, &object_path(kind, name, version)).unwrap().as_str(), address);
         }
         assert_eq!(
-            versions_url(&base, ObjectKind::Key, "k").unwrap().as_str(),
+            address(&base, &versions_path(ObjectKind::Key, "k")).unwrap().as_str(),
             "https://kv1.vault.local:8443/keys/k/versions?api-version=7.4"
         );
     }
@@ -352,7 +352,7 @@ mod tests {
             let _ = serde_json::from_slice::<Page>(&body);
             let _ = version_of(&text);
             let base = Url::parse("https://v/").unwrap();
-            let url = object_url(&base, SECRET, &format!("x{text}"), "").unwrap();
+            let url = address(&base, &object_path(SECRET, &format!("x{text}"), "")).unwrap();
             prop_assert!(url.path().starts_with("/secrets/x"));
             prop_assert_eq!(url.path_segments().unwrap().count(), 3);
         }

@@ -45,7 +45,7 @@ use error::Cause;
 use exchange::{Exchange, Learnt};
 pub(crate) use limits::Urgency;
 pub use limits::VaultState;
-use limits::Vaults;
+use limits::{Vault, Vaults};
 use retry::Dice;
 
 /// What was had by a call that failed all the same is kept for the kubelet's next one, two minutes later at most: where a
@@ -190,7 +190,15 @@ impl Client {
     /// When any object cannot be had: every failure known by then, each with its cure. The first definite one cancels
     /// the requests still under way.
     pub async fn fetch(&self, request: FetchRequest<'_>) -> Result<Contents, FetchError> {
-        let round = Round { request, learnt: Arc::default(), requests: Arc::default() };
+        let authority = request.endpoint.url().origin().ascii_serialization();
+        let round = Round {
+            identity: request.credential.key().map(Arc::from),
+            vault: self.shared.vaults.of(&authority),
+            authority: authority.into(),
+            request,
+            learnt: Arc::default(),
+            requests: Arc::default(),
+        };
         let request = &round.request;
         let mut under_way: FuturesUnordered<_> = request
             .objects
@@ -324,17 +332,15 @@ impl Client {
     ) -> Result<Served<Answer, Cause>, Cause> {
         let request = &round.request;
         let kind = object.kind;
-        let base = request.endpoint.url();
-        let url = match wish {
-            Wish::Version(version) => api::object_url(base, kind, &object.name, version),
-            Wish::Versions => api::versions_url(base, kind, &object.name),
-        };
-        let url = url.ok_or_else(|| Cause::Unusable("its name makes no address".to_owned()))?;
-        let authority = base.origin().ascii_serialization();
-        let key = request.credential.key().map(|identity| Key {
-            identity: identity.to_owned(),
-            vault: authority.clone(),
-            object: url.path().to_owned(),
+        let path: Arc<str> = match wish {
+            Wish::Version(version) => api::object_path(kind, &object.name, version),
+            Wish::Versions => api::versions_path(kind, &object.name),
+        }
+        .into();
+        let key = round.identity.as_ref().map(|identity| Key {
+            identity: Arc::clone(identity),
+            vault: Arc::clone(&round.authority),
+            object: Arc::clone(&path),
         });
         let wanted = Wanted {
             max_age: request.max_age,
@@ -343,7 +349,7 @@ impl Client {
             deadline: request.deadline,
         };
         if let Some(key) = &key
-            && let Some(cause) = self.shared.vaults.of(&authority).closed(request.priority)
+            && let Some(cause) = round.vault.closed(request.priority)
             && let Some(served) = self.cache.instead(key, wanted, cause)
         {
             return Ok(served);
@@ -361,9 +367,10 @@ impl Client {
             asked.store(true, Ordering::Relaxed);
             observer.looked_up(Lookup::Miss);
             let (endpoint, credential) = (request.endpoint.clone(), Arc::clone(&request.credential));
-            let (url, authority, deadline) = (url.clone(), authority.clone(), request.deadline);
+            let (path, vault, deadline) = (Arc::clone(&path), Arc::clone(&round.vault), request.deadline);
             let work = async move {
-                let vault = shared.vaults.of(&authority);
+                let url = api::address(endpoint.url(), &path);
+                let url = url.ok_or_else(|| Cause::Unusable("its name makes no address".to_owned()))?;
                 let exchange = Exchange {
                     transport: &*shared.transport,
                     vault: &vault,
@@ -418,6 +425,10 @@ impl Client {
 /// One fetch, and what all its requests learn together.
 struct Round<'a> {
     request: FetchRequest<'a>,
+    identity: Option<Arc<str>>,
+    /// Scheme, host and port of the vault.
+    authority: Arc<str>,
+    vault: Arc<Vault>,
     learnt: Arc<Learnt>,
     /// Sent to the vault.
     requests: Arc<AtomicU32>,
