@@ -168,7 +168,7 @@ pub async fn publish_all(calls: &[Arc<Call>]) -> (crate::sample::Sample, Duratio
         let call = Arc::clone(call);
         running.spawn(async move {
             let started = Instant::now();
-            call.publish().await.unwrap_or_else(|status| panic!("{}: {status}", call.target().display()));
+            call.send().await.unwrap_or_else(|status| panic!("{}: {status}", call.target().display()));
             started.elapsed()
         });
     }

@@ -3,6 +3,7 @@
 use crate::bed::{Bed, secret_name};
 use csi_node::volume::{Options, Payload, TargetPath, Volumes};
 use e2e::VAULT;
+use kubelet::CsiClient;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -46,6 +47,20 @@ impl Upstream {
         answer.bytes().await.expect("a whole answer");
         started.elapsed()
     }
+}
+
+/// The time of so many calls at once that the driver answers without any work, each over a connection of its own, as the
+/// kubelet's are.
+pub async fn empty_calls(bed: &Bed, calls: usize) -> Duration {
+    let client = Arc::new(CsiClient::new(bed.stage.socket()));
+    let started = Instant::now();
+    let mut running = JoinSet::new();
+    for _ in 0..calls {
+        let client = Arc::clone(&client);
+        running.spawn(async move { client.plugin_info().await.expect("the driver answers") });
+    }
+    running.join_all().await;
+    started.elapsed()
 }
 
 /// The time to fill and mount so many volumes of so many files, all at once: the driver's own code for it, called directly.

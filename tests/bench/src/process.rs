@@ -36,6 +36,19 @@ impl Snapshot {
     }
 }
 
+/// How often the threads of a process have been woken so far, those that have ended left out: each time the kernel takes
+/// a thread off its processor, it has to be woken to go on.
+pub fn wakeups(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the driver lives");
+    let of_thread = |thread: std::io::Result<std::fs::DirEntry>| {
+        // A thread may end meanwhile.
+        let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+        let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        switches.trim().parse::<u64>().ok()
+    };
+    threads.filter_map(of_thread).sum()
+}
+
 /// CPU time that a process has used so far, user and system, threads that have ended included.
 ///
 /// The process's CPU clock counts nanoseconds, where `/proc/PID/stat` counts ticks of 10 ms, too coarse for a round that

@@ -90,6 +90,14 @@ impl Call {
         self.publish_by(&self.client).await
     }
 
+    /// Sends the publish request and nothing else: where time is measured, that of a prediction must not be.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub async fn send(&self) -> Result<(), Status> {
+        self.client.publish(self.request.clone()).await
+    }
+
     /// Sends the publish request with another deadline than the kubelet's two minutes.
     ///
     /// # Errors

@@ -125,7 +125,8 @@ pub fn anchors(
     let mut anchors =
         Anchors { roots: RootCertStore::empty(), fingerprints: HashSet::new(), sources: Vec::new() };
 
-    if let Some(file) = ssl_cert_file.filter(|file| !file.is_empty()).map(Path::new) {
+    let file = ssl_cert_file.filter(|file| !file.is_empty()).map(Path::new);
+    if let Some(file) = file {
         let pem_text = std::fs::read(file).map_err(|error| {
             let file = file.display();
             StartError::Http(format!(
@@ -147,8 +148,10 @@ pub fn anchors(
     let folders = system.iter().filter(|path| path.is_dir()).map(|path| path.to_path_buf());
     let bundle = system.iter().find(|path| path.is_file()).map(|path| path.to_path_buf());
 
-    // Folders of certificates have each under several names, all links to the same file, and often to the bundle.
-    let mut seen: HashSet<PathBuf> = HashSet::new();
+    // Folders of certificates have each under several names, all links to the same file, and often to the bundle, which
+    // many name in SSL_CERT_FILE, too.
+    let mut seen: HashSet<PathBuf> =
+        file.and_then(|file| std::fs::canonicalize(file).ok()).into_iter().collect();
     let (named, folders): (Vec<PathBuf>, Vec<PathBuf>) = (named.collect(), folders.collect());
     anchors.sources.extend(named.iter().map(|folder| format!("SSL_CERT_DIR={}", folder.display())));
     if bundle.is_some() || !folders.is_empty() {

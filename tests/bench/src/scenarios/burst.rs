@@ -3,7 +3,7 @@
 use super::OBJECTS;
 use crate::Plan;
 use crate::bed::{Bed, UPSTREAM, publish_all, unpublish_all};
-use crate::floor::mount_syscalls;
+use crate::floor::{empty_calls, mount_syscalls};
 use crate::process::cpu_time;
 use crate::report::{Figure, Report, Unit, Wanted};
 use crate::sample::Sample;
@@ -23,6 +23,7 @@ struct Row {
     p99: Sample,
     cpu: Sample,
     floor: Sample,
+    empty: Sample,
     unpublish: Sample,
 }
 
@@ -61,6 +62,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
             report.count(&format!("{title}: tokens"), Wanted::Exactly(1), requests.tokens);
             report.count(&format!("{title}: challenges"), Wanted::AtMost(1), requests.challenges);
             row.unpublish.push_time(unpublish_all(&calls).await);
+            row.empty.push_time(empty_calls(&bed, pods).await);
             bed.stop_driver().await;
         }
     }
@@ -69,6 +71,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
     for (row, (pods, of_classes, reference)) in rows.into_iter().zip(BURSTS) {
         let (title, floor) = (title(pods, of_classes), row.floor.median());
         report.add(Figure::new(format!("{title}: mount calls alone"), Unit::Milliseconds, row.floor));
+        report.add(Figure::new(format!("{title}: calls without work"), Unit::Milliseconds, row.empty));
         let mut wall = Figure::new(format!("{title}: all mounted"), Unit::Milliseconds, row.wall)
             .floor(single_median + floor)
             .target(SINGLE_MOUNTS * single_median + floor);

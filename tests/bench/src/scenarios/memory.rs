@@ -1,9 +1,10 @@
-//! Memory, threads and file descriptors: idle, with a hundred mounts, and after they are gone.
+//! Memory, threads and file descriptors: idle, with a hundred mounts, and after they are gone; and how often the process
+//! wakes up when there is nothing to do.
 
 use super::OBJECTS;
 use crate::Plan;
 use crate::bed::{Bed, UPSTREAM, publish_all, unpublish_all};
-use crate::process::Snapshot;
+use crate::process::{Snapshot, wakeups};
 use crate::report::{Figure, Report, Unit};
 use crate::sample::Sample;
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 const PODS: usize = 100;
 /// Threads that have nothing to do end after 10 s.
 const REST: Duration = Duration::from_secs(15);
+/// How long wake-ups are counted.
+const WATCHED: Duration = Duration::from_secs(10);
+const PER_MINUTE: f64 = 6.0;
 /// The promises, in MiB, and the reference's four containers together.
 const MOST_IDLE: f64 = 15.0;
 const MOST_MOUNTED: f64 = 25.0;
@@ -25,6 +29,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
     let calls = bed.pods("web", PODS, &["class".to_owned()]);
     let mut moments: Vec<(&str, Vec<Snapshot>)> =
         ["idle", "100 pods mounted", "just unmounted", "at rest again"].map(|name| (name, Vec::new())).into();
+    let mut woken = Sample::default();
     for _ in 0..plan.repetitions {
         bed.start_driver(&[]).await;
         let idle = Snapshot::of(bed.pid());
@@ -35,6 +40,10 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
         let mut taken = vec![idle, mounted, unmounted];
         if !plan.quick {
             taken.push(at_rest(bed.pid(), idle).await);
+            let before = wakeups(bed.pid());
+            tokio::time::sleep(WATCHED).await;
+            let since = wakeups(bed.pid()).saturating_sub(before);
+            woken.push(PER_MINUTE * f64::from(u32::try_from(since).expect("some thousands at most")));
         }
         for ((_, snapshots), snapshot) in moments.iter_mut().zip(taken) {
             snapshots.push(snapshot);
@@ -56,6 +65,9 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
         report.add(figure);
         let anonymous = sample(snapshots, |snapshot| snapshot.anonymous);
         report.add(Figure::new(format!("  of it the process's own, {name}"), Unit::Mebibytes, anonymous));
+    }
+    if !plan.quick {
+        report.add(Figure::new("wake-ups per minute, at rest again", Unit::Count, woken));
     }
     for (name, snapshots) in &moments {
         let threads = sample(snapshots, |snapshot| count(snapshot.threads));

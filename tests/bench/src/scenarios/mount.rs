@@ -36,7 +36,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
     let call = |objects: usize| Call::new(&bed.stage, &format!("pod-{objects}"), &format!("class-{objects}"));
     for _ in 0..3 {
         let warm_up = call(20);
-        warm_up.publish().await.expect("the bed is complete");
+        warm_up.send().await.expect("the bed is complete");
         warm_up.unpublish().await.expect("it was mounted");
     }
 
@@ -53,7 +53,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
                 let call = call(objects);
                 bed.reset_requests();
                 let started = Instant::now();
-                call.publish().await.expect("the bed is complete");
+                call.send().await.expect("the bed is complete");
                 row.mounts.push_time(started.elapsed());
                 let requests = bed.requests();
                 let wanted = Wanted::Exactly(objects.try_into().expect("a few"));
