@@ -4,7 +4,7 @@
 //! server shows either kind as the other, too. Telling an event never waits, and never fails: what cannot be told is dropped.
 
 use crate::csi::request::Pod;
-use crate::kubernetes::{code, said};
+use crate::kubernetes::{code, lacks_right, said};
 use crate::telemetry::Seldom;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -276,12 +276,10 @@ async fn write(client: kube::Client, node: String, mut news: mpsc::Receiver<News
         ledger.told.remove(&key);
         dropped.fetch_add(1, Ordering::Relaxed);
         let text = said(&failure);
-        // A namespace that is being deleted takes no new objects either, whatever the rights.
-        let cure = match code(&failure) {
-            403 if text.contains(" cannot ") => {
-                "; the driver's ClusterRole secretproviderclasses-role needs create and patch on events"
-            }
-            _ => "",
+        let cure = if lacks_right(&failure) {
+            "; the driver's ClusterRole secretproviderclasses-role needs create and patch on events"
+        } else {
+            ""
         };
         let error = format!("{text}{cure}");
         if let Some(held_back) = told_of.pass(code(&failure).to_string()) {

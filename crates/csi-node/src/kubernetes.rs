@@ -81,6 +81,12 @@ pub fn said(error: &kube::Error) -> String {
     }
 }
 
+/// Whether the API server says that the driver lacks a right, in the words it has for that whatever authorizes. Admission
+/// plugins, quotas and namespaces on their way out answer `Forbidden` as well, and no right helps there.
+pub fn lacks_right(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_forbidden() && status.message.contains(" cannot "))
+}
+
 /// The code of the API server's answer; 0 if there was none.
 pub fn code(error: &kube::Error) -> u16 {
     if let kube::Error::Api(status) = error { status.code } else { 0 }
@@ -122,6 +128,22 @@ pub fn jittered(wait: Duration) -> Duration {
 mod tests {
     use super::*;
     use kube::core::Status;
+
+    #[test]
+    fn a_missing_right_is_told_from_other_refusals() {
+        let answer = |text: &str, reason, code| {
+            kube::Error::Api(Status::failure(text, reason).with_code(code).boxed())
+        };
+        assert!(lacks_right(&answer(
+            "pods \"web\" is forbidden: User \"x\" cannot get resource \"pods\"",
+            "Forbidden",
+            403
+        )));
+        let quota =
+            "secrets \"db\" is forbidden: exceeded quota: few, requested: secrets=1, limited: secrets=0";
+        assert!(!lacks_right(&answer(quota, "Forbidden", 403)));
+        assert!(!lacks_right(&answer("it cannot be done now", "Conflict", 409)));
+    }
 
     #[test]
     fn what_the_api_server_says_is_one_line() {

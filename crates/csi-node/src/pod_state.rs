@@ -1,7 +1,7 @@
 //! The pod that a volume belongs to, as the API server knows it.
 
 use crate::csi::request::Pod;
-use crate::kubernetes::{code, said};
+use crate::kubernetes::{code, lacks_right, said};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject, GetParams, GroupVersionKind};
 
@@ -67,8 +67,7 @@ impl Pods {
             Ok(found) => found,
             Err(kube::Error::Api(answer)) if answer.is_not_found() => return Ok(PodState::Gone),
             Err(error) => {
-                let forbidden = matches!(&error, kube::Error::Api(answer) if answer.is_forbidden());
-                let cure = if forbidden {
+                let cure = if lacks_right(&error) {
                     "; the driver's ClusterRole secretproviderclasses-role needs get on pods"
                 } else {
                     ""

@@ -5,7 +5,7 @@
 
 use crate::class::GROUP;
 use crate::csi::request::Pod;
-use crate::kubernetes::{code, said};
+use crate::kubernetes::{code, lacks_right, said};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, ObjectMeta, PostParams};
 use ring::digest::{SHA256, digest};
@@ -301,7 +301,7 @@ impl StatusError {
 
 fn cure(error: &kube::Error) -> &'static str {
     match error {
-        kube::Error::Api(answer) if answer.is_forbidden() => {
+        error if lacks_right(error) => {
             "; the driver's ClusterRole secretproviderclasses-role needs get, list, watch, create and update on \
              secretproviderclasspodstatuses"
         }

@@ -1,7 +1,7 @@
 //! Why a Kubernetes Secret is not what its class says.
 
 use super::MANAGED_LABEL;
-use crate::kubernetes::said;
+use crate::kubernetes::{lacks_right, said};
 use vault::TlsError;
 
 /// One of a class's `secretObjects` that could not be turned into a Secret. The others are not held up by it.
@@ -213,8 +213,7 @@ impl SecretFault {
             return Self::Unanswered { cause: said(error) };
         };
         let cause = said(error);
-        // Admission plugins, quotas and namespaces on their way out answer Forbidden as well.
-        if status.is_forbidden() && cause.contains(" cannot ") {
+        if lacks_right(error) {
             Self::Forbidden { cause }
         } else if status.code < 500 && status.code != 429 {
             Self::Refused { cause }
