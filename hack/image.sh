@@ -42,6 +42,8 @@ read -ra flags <<<"${RUSTFLAGS:-}"
 if [ "$architecture" = "$own" ]; then
     if command -v musl-gcc >/dev/null && rustup target add "$target" >/dev/null 2>&1; then
         export "CC_$variable=musl-gcc"
+        # Relocations in the packed form: half a megabyte that need not be read and kept. Its linker has to know it.
+        if [ "$machine" = x86_64 ]; then flags+=(-Clink-arg=-Wl,-z,pack-relative-relocs); fi
     else
         say "NOTICE: no musl toolchain to be had: linking glibc statically"
         target=$machine-unknown-linux-gnu
