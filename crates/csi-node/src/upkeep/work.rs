@@ -116,6 +116,16 @@ fn sooner(first: Failed, second: Failed) -> Failed {
     if second.may_pass() && !first.may_pass() { second } else { first }
 }
 
+/// What the Secrets do not have yet, when something was shown before that they do not have either: what was new stays new, and a
+/// new volume stays one.
+fn newer(before: Option<Shown>, shown: Shown) -> Shown {
+    match (before, shown) {
+        (Some(Shown::Mounted), _) => Shown::Mounted,
+        (Some(before), Shown::Unchanged) => before,
+        (_, shown) => shown,
+    }
+}
+
 fn passes(fault: &SecretFault) -> bool {
     matches!(
         fault,
@@ -142,11 +152,7 @@ impl Worker {
         occasion: Occasion,
     ) -> Result<Next, Failed> {
         if let Occasion::Published(shown) = occasion {
-            // What was new and has not reached the Secrets stays new, and a new volume stays one.
-            progress.news = match progress.news {
-                Some(Shown::Mounted) => Some(Shown::Mounted),
-                news => news.filter(|_| shown == Shown::Unchanged).or(Some(shown)),
-            };
+            progress.news = Some(newer(progress.news, shown));
         }
         let class = self.class(volume, occasion).await?;
         progress.class.clone_from(&class);
@@ -340,5 +346,38 @@ impl Worker {
             return Ok(());
         }
         Err(Failed::Secrets(errors))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csi::request::Pod;
+
+    #[test]
+    fn what_has_not_reached_the_secrets_stays_new() {
+        use Shown::{Mounted, Rotated, Unchanged};
+        for (before, shown, news) in [
+            (None, Mounted, Mounted),
+            (None, Rotated, Rotated),
+            (None, Unchanged, Unchanged),
+            (Some(Mounted), Rotated, Mounted),
+            (Some(Mounted), Unchanged, Mounted),
+            (Some(Rotated), Unchanged, Rotated),
+            (Some(Rotated), Mounted, Mounted),
+            (Some(Unchanged), Rotated, Rotated),
+        ] {
+            assert_eq!(newer(before, shown), news, "{shown:?} after {before:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_failures_the_one_that_may_pass_says_when_to_try_again() {
+        let stays = || Failed::Status(StatusError::NoUid { pod: Pod::default() });
+        let passes = |seconds| Failed::Late(seconds);
+        assert!(matches!(sooner(stays(), passes(1)), Failed::Late(1)));
+        assert!(matches!(sooner(passes(1), stays()), Failed::Late(1)));
+        assert!(matches!(sooner(passes(1), passes(2)), Failed::Late(1)));
+        assert!(matches!(sooner(stays(), stays()), Failed::Status(_)));
     }
 }
