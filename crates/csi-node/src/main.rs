@@ -133,14 +133,16 @@ fn run(work: impl Future<Output = ExitCode>) -> ExitCode {
     // Waiting for answers is most of the work, and nodes with a hundred cores are to be left to their pods.
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime =
-        match runtime.worker_threads(workers).max_blocking_threads(MOST_BLOCKED).enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                eprintln!("akv-csi: cannot start the runtime: {error}");
-                return ExitCode::FAILURE;
-            }
-        };
+    runtime.worker_threads(workers).max_blocking_threads(MOST_BLOCKED);
+    // For who looks at the threads of a node.
+    runtime.thread_name("akv-csi").enable_all();
+    let runtime = match runtime.build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("akv-csi: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let code = runtime.block_on(work);
     // A mount call that hangs in the kernel must not keep the process from ending.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
