@@ -42,8 +42,6 @@ read -ra flags <<<"${RUSTFLAGS:-}"
 if [ "$architecture" = "$own" ]; then
     if command -v musl-gcc >/dev/null && rustup target add "$target" >/dev/null 2>&1; then
         export "CC_$variable=musl-gcc"
-        # Relocations in the packed form: half a megabyte that need not be read and kept. Its linker has to know it.
-        if [ "$machine" = x86_64 ]; then flags+=(-Clink-arg=-Wl,-z,pack-relative-relocs); fi
     else
         say "NOTICE: no musl toolchain to be had: linking glibc statically"
         target=$machine-unknown-linux-gnu
@@ -54,6 +52,9 @@ else
     export "CC_$variable=$machine-linux-gnu-gcc" "CARGO_TARGET_${variable^^}_LINKER=$machine-linux-gnu-gcc"
     strip=$machine-linux-gnu-strip
 fi
+
+# Relocations in the packed form: half a megabyte that need not be read and kept. For other machines linkers learnt it late.
+case $target in x86_64-*-musl) flags+=(-Clink-arg=-Wl,-z,pack-relative-relocs) ;; esac
 
 # Which build this is, for `akv-csi --version` and the image's labels.
 if commit=$(git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null); then

@@ -5,6 +5,7 @@ use crate::manifests::{self, Seen, Wanted};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A folder of YAML files, each with one or more SecretProviderClass documents. What its files say now counts at each use.
@@ -40,12 +41,22 @@ impl Folder {
 
     pub(super) async fn get(&self, class: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
         let seen = self.0.files.look().await.map_err(|cause| self.0.unreadable(cause))?;
-        self.0.find(&seen, class)
+        let (file, document) = self.0.find(&seen, class)?;
+        if let Some(read) = self.0.read.lock().get(class)
+            && Arc::ptr_eq(&read.document, &document)
+        {
+            return Ok(Arc::clone(&read.spec));
+        }
+        // A file may have megabytes.
+        let (inner, class) = (Arc::clone(&self.0), class.clone());
+        let parsed = tokio::task::spawn_blocking(move || inner.parse(class, file, document)).await;
+        parsed.unwrap_or_else(|failure| Err(self.0.unreadable(std::io::Error::other(failure))))
     }
 }
 
 impl Inner {
-    fn find(&self, seen: &Seen, class: &ClassName) -> Result<Arc<ClassSpec>, ClassError> {
+    /// The one document that is this class, and its file.
+    fn find(&self, seen: &Seen, class: &ClassName) -> Result<(PathBuf, Arc<str>), ClassError> {
         let wanted = Wanted {
             group: GROUP,
             kind: "SecretProviderClass",
@@ -65,18 +76,22 @@ impl Inner {
         if let Some((second, _)) = documents.next() {
             return Err(ClassError::Twice { class: class.clone(), first: file, second });
         }
-        if let Some(read) = self.read.lock().get(class)
-            && Arc::ptr_eq(&read.document, &document)
-        {
-            return Ok(Arc::clone(&read.spec));
-        }
+        Ok((file, document))
+    }
+
+    fn parse(
+        &self,
+        class: ClassName,
+        file: PathBuf,
+        document: Arc<str>,
+    ) -> Result<Arc<ClassSpec>, ClassError> {
         let parsed: Document = serde_saphyr::from_str(&document).map_err(|error| ClassError::Malformed {
             class: class.clone(),
             file,
             reason: manifests::one_line(&error.to_string()),
         })?;
         let spec = Arc::new(parsed.spec.unwrap_or_default());
-        self.read.lock().insert(class.clone(), Read { document, spec: Arc::clone(&spec) });
+        self.read.lock().insert(class, Read { document, spec: Arc::clone(&spec) });
         Ok(spec)
     }
 

@@ -99,7 +99,12 @@ impl Directory {
         let mut buffer = [MaybeUninit::uninit(); LISTED_AT_ONCE];
         let mut directory = RawDir::new(&self.0, &mut buffer);
         while let Some(entry) = directory.next() {
-            let entry = entry?;
+            let entry = match entry {
+                // A directory that was removed after it was opened is empty.
+                Err(Errno::NOENT) => break,
+                Err(Errno::INTR) => continue,
+                entry => entry?,
+            };
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
                 continue;
@@ -236,6 +241,18 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::{super::tests::bed::Bed, *};
+
+    #[test]
+    fn a_directory_can_be_listed_again_and_after_its_removal() {
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..500 {
+            std::fs::write(folder.path().join(format!("a-file-of-a-longer-name-{number}")), "").unwrap();
+        }
+        let open = Directory::open_following(folder.path()).unwrap();
+        assert_eq!([(); 2].map(|()| open.entries().unwrap().len()), [500, 500]);
+        drop(folder);
+        assert_eq!(open.entries().unwrap(), []);
+    }
 
     /// Everything an attacker could put in the way, for both ways of opening.
     #[test]
