@@ -1,11 +1,18 @@
 //! Metrics, as a scraper gets them.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where ports begin that are given to tests, how many processes have ports of their own, and how many each.
+const FIRST_PORT: u16 = 10_240;
+const PROCESSES: u32 = 400;
+const PORTS: u16 = 50;
 
 /// An answer to one GET.
 #[derive(Debug, Clone)]
@@ -52,7 +59,17 @@ impl Scrape {
 }
 
 /// An address of the loopback that nobody listens on.
+///
+/// Nor will anybody by chance, before it is used: it is below the range from which the kernel serves those who take any port,
+/// such as servers of other tests, and each process has ports of its own to choose from.
 pub fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket has an address").to_string()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let own = u16::try_from(std::process::id() % PROCESSES).expect("a few hundred");
+        let port = FIRST_PORT + own * PORTS + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return address.to_string();
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What an operator does with the driver: flags, refresh on demand, health endpoints.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
 
-use e2e::{Call, DRIVER_NAME, DriverProcess, Stage, StageOptions, VAULT, can_mount, class};
+use e2e::{Call, DRIVER_NAME, DriverProcess, Stage, StageOptions, VAULT, can_mount, class, free_address};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -70,9 +70,7 @@ async fn health_and_readiness_are_apart() {
     if !can_mount() {
         return;
     }
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let address = free_address();
     let arguments = vec![format!("--health-addr={address}")];
     let stage = Stage::start(StageOptions { arguments, ..StageOptions::default() }).await;
     assert!(get(&address, "/healthz").await.starts_with("HTTP/1.1 200"));
@@ -86,9 +84,7 @@ async fn health_and_readiness_are_apart() {
 
     // A driver that no kubelet has registered is alive, and not ready.
     let alone = tempfile::tempdir().unwrap();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let second = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    let second = free_address();
     let socket = alone.path().join("csi.sock");
     let arguments = [
         format!("--endpoint=unix://{}", socket.display()),
