@@ -188,28 +188,22 @@ impl MountPlan {
                 parse_duration(text).map_err(ignored).ok()
             });
 
-        let objects =
-            match fields.get("objects") {
-                "" => {
-                    let cure = "list the objects to mount under `array:`, each as a block string";
-                    faults.push(Fault::new(fields.path("objects"), "objects is not set", cure));
-                    Arc::default()
-                }
-                text => {
-                    let parsed = match request.attributes.get("objects") {
-                        Some(_) => vault::parse_objects(text).map(Into::into),
-                        None => parameters.objects(),
-                    };
-                    parsed.unwrap_or_else(|more| {
-                        let (class_path, path) = ("parameters.objects", fields.path("objects"));
-                        faults.extend(more.into_iter().map(|fault| Fault {
-                            field: fault.field.replacen(class_path, &path, 1),
-                            ..fault
-                        }));
-                        Arc::default()
-                    })
-                }
-            };
+        let parsed = match (fields.get("objects"), request.attributes.contains_key("objects")) {
+            ("", _) => {
+                let cure = "list the objects to mount under `array:`, each as a block string";
+                Err(Fault::new(fields.path("objects"), "objects is not set", cure).into())
+            }
+            (text, true) => vault::parse_objects(text).map(Into::into),
+            (_, false) => parameters.objects(),
+        };
+        let objects: Arc<[ObjectRequest]> = parsed.unwrap_or_else(|more| {
+            let (class_path, path) = ("parameters.objects", fields.path("objects"));
+            faults.extend(
+                more.into_iter()
+                    .map(|fault| Fault { field: fault.field.replacen(class_path, &path, 1), ..fault }),
+            );
+            Arc::default()
+        });
         if objects.is_empty() && faults.is_empty() {
             faults.push(Fault::new(
                 fields.path("objects"),

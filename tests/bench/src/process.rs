@@ -21,11 +21,7 @@ impl Snapshot {
     /// Of the process with this id. The driver hides its memory from its own user, so this takes root.
     pub fn of(pid: u32) -> Self {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the driver lives");
-        let field = |name: &str| -> u32 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-            number.unwrap_or_else(|| panic!("no {name} in:\n{status}"))
-        };
+        let field = |name| number(&status, name).unwrap_or_else(|| panic!("no {name} in:\n{status}"));
         let mebibytes = |name| f64::from(field(name)) / 1024.0;
         Self {
             resident: mebibytes("VmRSS"),
@@ -38,15 +34,20 @@ impl Snapshot {
 
 /// How often the threads of a process have been woken so far, those that have ended left out: each time the kernel takes
 /// a thread off its processor, it has to be woken to go on.
-pub fn wakeups(pid: u32) -> u64 {
+pub fn wakeups(pid: u32) -> u32 {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the driver lives");
     let of_thread = |thread: std::io::Result<std::fs::DirEntry>| {
         // A thread may end meanwhile.
         let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
-        let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-        switches.trim().parse::<u64>().ok()
+        number(&status, "voluntary_ctxt_switches")
     };
     threads.filter_map(of_thread).sum()
+}
+
+/// A field of a `status` file below `/proc`, without its unit.
+fn number(status: &str, name: &str) -> Option<u32> {
+    let rest = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 /// CPU time that a process has used so far, user and system, threads that have ended included.

@@ -474,12 +474,12 @@ impl Driver {
         target: &TargetPath,
         work: impl FnOnce(&Volumes, &TargetPath) -> T + Send + 'static,
     ) -> Result<T, PublishError> {
-        let (volumes, name) = (Arc::clone(&self.volumes), target.clone());
+        let (volumes, own) = (Arc::clone(&self.volumes), target.clone());
         // The semaphore is never closed; without a permit the work is done all the same.
         let permit = Arc::clone(&self.disk).acquire_owned().await;
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            work(&volumes, &name)
+            work(&volumes, &own)
         });
         done.await.map_err(|failure| PublishError::Internal {
             target: target.to_string(),

@@ -14,6 +14,7 @@ use crate::service_account::Annotations;
 use identity::CloudChoice;
 use proto::csi::{NodePublishVolumeRequest, VolumeCapability};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use vault::{Fault, ObjectRequest, VaultEndpoint};
 
 /// The provider that is built in.
@@ -72,10 +73,9 @@ pub fn check(class: &Manifest, input: &Input, findings: &mut Vec<Finding>) {
 
     unread(class, &parameters, findings);
     odd_values(class, &parameters, findings);
-    let text = parameters.get("objects").map_or("", |text| text.trim());
-    let requests: Vec<ObjectRequest> = match plans.into_iter().next() {
-        Some(plan) => plan.objects.to_vec(),
-        None => vault::parse_objects(text).unwrap_or_default(),
+    let requests: Arc<[ObjectRequest]> = match plans.into_iter().next() {
+        Some(plan) => plan.objects,
+        None => parameters.objects().unwrap_or_default(),
     };
     objects::check(class, &requests, findings);
     sync::check(class, &spec, &requests, findings);

@@ -14,7 +14,6 @@ const PODS: usize = 100;
 const REST: Duration = Duration::from_secs(15);
 /// How long wake-ups are counted.
 const WATCHED: Duration = Duration::from_secs(10);
-const PER_MINUTE: f64 = 6.0;
 /// The promises, in MiB, and the reference's four containers together.
 const MOST_IDLE: f64 = 15.0;
 const MOST_MOUNTED: f64 = 25.0;
@@ -43,7 +42,7 @@ pub async fn measure(plan: &Plan, report: &mut Report) {
             let before = wakeups(bed.pid());
             tokio::time::sleep(WATCHED).await;
             let since = wakeups(bed.pid()).saturating_sub(before);
-            woken.push(PER_MINUTE * f64::from(u32::try_from(since).expect("some thousands at most")));
+            woken.push(f64::from(since) * 60.0 / WATCHED.as_secs_f64());
         }
         for ((_, snapshots), snapshot) in moments.iter_mut().zip(taken) {
             snapshots.push(snapshot);
